@@ -1,0 +1,52 @@
+# What a person runs; continuous integration (.ci/run) runs the same. Anything longer than three lines is a script.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: .venv/installed  ## Train on handwritten digits, serve the bundle, ask it: no Docker, no cloud, 3 minutes
+	@$(PYTHON) -m components.demo
+
+setup: .venv/installed  ## Install the development environment into .venv, from hashed locks
+	@echo ".venv is ready"
+
+.venv/installed: tests/requirements.txt containers/uv.txt
+	@.ci/setup.sh
+
+lock: .venv/installed  ## Write the locks anew from pyproject.toml (UPGRADE=1: newest versions)
+	@.ci/lock.sh
+
+lint: .venv/installed  ## Check style, types, Dockerfiles and shell scripts
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@.venv/bin/hadolint containers/*/Dockerfile && for script in .ci/* containers/*.sh; do bash -n "$$script" || exit 1; done
+
+format: .venv/installed  ## Format the code and mend what can be mended
+	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
+
+test: .venv/installed  ## Run the tests, with Docker where it answers (SLOW=1: slow ones too; REQUIRE_DOCKER=1: all, or fail)
+	@$(PYTHON) -m pytest
+
+data: .venv/installed  ## Fetch a public data set: DATASET=dogs|cifar10|digits (DIR=, S3=s3://BUCKET/PREFIX, MIRROR=, SHA256=)
+	@$(PYTHON) -m components.data
+
+weights: .venv/installed  ## Fetch torchvision's weights for jobs without network: ARCH=resnet50 (DIR=, S3=, MIRROR=)
+	@$(PYTHON) -m components.data.weights
+
+build:  ## Build the container images (BASE=, CA_BUNDLE=, PIP_CONF=, TARGETS=: see containers/build.sh)
+	@containers/build.sh
+
+push: .venv/installed  ## Push the images to REGISTRY (default: the ECR registry of your AWS account and region)
+	@$(PYTHON) -m components.aws.ecr
+
+up:  ## Serve the demo's bundle, or MODEL=DIR, in a container on 127.0.0.1:8080 (GPU=1: on the GPU)
+	@containers/up.sh
+
+down:  ## Stop what `make up` started
+	@docker compose --profile '*' down
+
+clean:  ## Remove the demo's results and the caches; .venv and the images stay
+	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache
+	find components serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help demo setup lock lint format test data weights build push up down clean
