@@ -1,0 +1,1 @@
+"""The serving image: a bundle behind SageMaker's `/ping` and `/invocations`. Knows nothing of training."""

@@ -1,0 +1,139 @@
+"""Requests to batches: bounded, and nobody waits for company.
+
+A request takes a slot, is decoded in a pool of threads, and waits only while the engine is busy. What waited becomes
+the next batch. Nothing here polls or sleeps: a batch starts when a picture meets an idle engine or a batch ends.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import ParamSpec
+
+import numpy as np
+
+from serving.engines import Logits
+from serving.errors import EngineError, KennelError, NotReady, QueueFull
+from serving.preprocess import Pixels
+
+Arguments = ParamSpec("Arguments")
+
+
+class Batcher:
+    """Puts pictures of many requests through one engine; lives in one event loop.
+
+    Args:
+        infer: Runs a batch, as `Engine.infer` does.
+        thread: Where `infer` runs: a pool of one thread.
+        num_decoders: Threads that decode.
+        max_batch_size: Pictures in a batch.
+        max_queue_size: Slots, that is requests between admission and answer.
+    """
+
+    def __init__(
+        self,
+        infer: Callable[[Pixels], Logits],
+        thread: ThreadPoolExecutor,
+        *,
+        num_decoders: int,
+        max_batch_size: int,
+        max_queue_size: int,
+    ) -> None:
+        self._infer = infer
+        self._thread = thread
+        self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decoder")
+        self._max_batch_size = max_batch_size
+        self._max_queue_size = max_queue_size
+        self._waiting: deque[tuple[Pixels, asyncio.Future[Logits]]] = deque()
+        self._is_busy = False
+        self._num_slots_taken = 0
+        self._is_closing = False
+        self._drained = asyncio.Event()
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Admit a request for as long as the block runs: before its body is read or decoded.
+
+        Raises:
+            QueueFull: All slots are taken.
+            NotReady: The server is stopping.
+        """
+        if self._is_closing:
+            raise NotReady("the server is stopping")
+        if self._num_slots_taken >= self._max_queue_size:
+            raise QueueFull(f"{self._num_slots_taken} requests are under way, as many as may be: try again in a moment")
+        self._num_slots_taken += 1
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def decode(
+        self, read: Callable[Arguments, Pixels], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Pixels:
+        """Call `read` in a decoder thread, so that a bad picture fails alone and before it meets others."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, partial(read, *args, **kwargs))
+
+    async def infer(self, pixels: Pixels) -> Logits:
+        """Logits (K,) of one picture (H, W, 3). When the caller is cancelled, the picture leaves the queue.
+
+        Raises:
+            EngineError: The engine failed on the batch that the picture was in.
+            NotReady: The model went out of service while the picture waited.
+        """
+        answer: asyncio.Future[Logits] = asyncio.get_running_loop().create_future()
+        self._waiting.append((pixels, answer))
+        if not self._is_busy:
+            self._start_batch()
+        return await answer
+
+    async def close(self) -> None:
+        """Admit nobody any more, and return when everybody admitted was answered."""
+        self._is_closing = True
+        if self._num_slots_taken:
+            await self._drained.wait()
+        self._decoders.shutdown(wait=False)
+
+    def _release(self) -> None:
+        self._num_slots_taken -= 1
+        if self._is_closing and self._num_slots_taken == 0:
+            self._drained.set()
+
+    def _start_batch(self) -> None:
+        pictures: list[Pixels] = []
+        answers: list[asyncio.Future[Logits]] = []
+        while self._waiting and len(pictures) < self._max_batch_size:
+            pixels, answer = self._waiting.popleft()
+            if not answer.done():  # else its caller went away
+                pictures.append(pixels)
+                answers.append(answer)
+        self._is_busy = bool(pictures)
+        if pictures:
+            running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, pictures)
+            running.add_done_callback(partial(self._finish_batch, answers))
+
+    def _run(self, pictures: list[Pixels]) -> Logits:
+        logits = self._infer(np.stack(pictures))
+        if len(logits) != len(pictures):
+            raise EngineError(f"the engine answered {len(logits)} rows to a batch of {len(pictures)}")
+        return logits
+
+    def _finish_batch(self, answers: list[asyncio.Future[Logits]], running: asyncio.Future[Logits]) -> None:
+        self._start_batch()  # first of all, so that the engine does not idle while answers go out
+        error = running.exception()
+        for index, answer in enumerate(answers):
+            if answer.done():
+                continue
+            if error is None:
+                answer.set_result(running.result()[index])
+            else:
+                answer.set_exception(_failure(error))
+
+
+def _failure(error: BaseException) -> KennelError:
+    """An error of its own for each request: one shared would gather the tracebacks of all of them."""
+    failure = type(error)(str(error)) if isinstance(error, KennelError) else EngineError(f"{error!r}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,86 @@
+"""ONNX Runtime on the CPU: the default engine, and the same in 8-bit integers."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnxruntime
+
+from serving.bundle import INT8_MODEL, ONNX_MODEL, Bundle
+from serving.engines import Logits
+from serving.errors import BundleError, EngineError
+from serving.preprocess import Pixels
+
+onnxruntime.set_default_logger_severity(3)  # its warnings about graph optimisation are not for users
+
+
+class OnnxEngine:
+    """Runs the bundle's model.onnx."""
+
+    name = "onnx"
+    file: ClassVar[str] = ONNX_MODEL
+    dtype: ClassVar[str] = "float32"
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self._session = open_session(bundle.file(self.file), threads)
+        self._input = self._session.get_inputs()[0].name
+        self._shape = (bundle.manifest.input.height, bundle.manifest.input.width, 3)
+        self._num_labels = len(bundle.manifest.labels)
+        self._threads = threads
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Session options, as they bear on the last digits of the logits."""
+        return {
+            "runtime": f"onnxruntime {onnxruntime.__version__}",
+            "threads": str(self._threads),
+            "spinning": "off",
+            "dtype": self.dtype,
+        }
+
+    def infer(self, pixels: Pixels) -> Logits:
+        """See `Engine.infer`."""
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != self._shape or len(pixels) == 0:
+            raise EngineError(
+                f"the engine got {pixels.dtype} {pixels.shape}, expected uint8 (N, {', '.join(map(str, self._shape))})"
+            )
+        try:
+            (logits,) = self._session.run(None, {self._input: pixels})
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed on a batch of {len(pixels)}: {error}") from error
+        if logits.shape != (len(pixels), self._num_labels):
+            raise EngineError(f"the model answered {logits.shape}, expected ({len(pixels)}, {self._num_labels})")
+        return np.asarray(logits, dtype=np.float32)
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load a graph on the CPU.
+
+    Raises:
+        BundleError: It is not one that ONNX Runtime loads.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning thread takes a core from decoding and from neighbours: throughput halves beside a busy process.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise BundleError(f"{str(path)!r} is not a model that ONNX Runtime loads: {error}") from error
+
+
+class Int8Engine(OnnxEngine):
+    """Runs the bundle's model.int8.onnx: faster, and a little off. Nobody gets it who does not ask for it."""
+
+    name = "onnx-int8"
+    file = INT8_MODEL
+    dtype = "uint8 activations, int8 weights"
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        if INT8_MODEL not in bundle.manifest.files:
+            raise BundleError(
+                f"bundle in {str(bundle.folder)!r} carries no {INT8_MODEL}, since it would have lost accuracy or could "
+                "not be checked (train's log says which): use engine 'onnx'"
+            )
+        super().__init__(bundle, threads)

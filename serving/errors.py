@@ -1,0 +1,75 @@
+"""Everything Kennel raises on purpose, in one tree, so that HTTP and exit codes know whose turn it is.
+
+    KennelError
+      UserError                 fix your side; the message says how
+        ConfigError               a setting
+        DataError                 a folder of images
+        InvalidInput              a picture or a request
+        PayloadTooLarge           a request body over the limit
+        UnsupportedContentType    a body of a kind nobody reads
+        NotAcceptable             an answer of a kind nobody writes
+      CapacityError             try again
+        QueueFull                 more waits than may wait
+        NotReady                  the model is not loaded (yet)
+      InternalError             our fault, or the bundle's
+        BundleError               the artifact is missing, torn, tampered with or of another version
+        EngineError               the engine failed on a batch
+
+Status codes stand in `serving/app.py` alone, exit codes in the entrypoints alone.
+"""
+
+
+class KennelError(Exception):
+    """Base of all errors raised on purpose; its text is one sentence for a person."""
+
+
+class UserError(KennelError):
+    """The caller can mend it."""
+
+
+class ConfigError(UserError):
+    """A setting has a wrong name or a wrong value."""
+
+
+class DataError(UserError):
+    """A folder of images cannot be used as it is."""
+
+
+class InvalidInput(UserError):
+    """A request, or the picture in it, cannot be read."""
+
+
+class PayloadTooLarge(UserError):
+    """A request body is over the limit."""
+
+
+class UnsupportedContentType(UserError):
+    """A request body is of a kind nobody here reads."""
+
+
+class NotAcceptable(UserError):
+    """The answer is wanted in a form nobody here writes."""
+
+
+class CapacityError(KennelError):
+    """Nothing is wrong with the request; later it will be answered."""
+
+
+class QueueFull(CapacityError):
+    """As many requests wait as may wait."""
+
+
+class NotReady(CapacityError):
+    """No model can answer at the moment."""
+
+
+class InternalError(KennelError):
+    """The caller can do nothing about it."""
+
+
+class BundleError(InternalError):
+    """The bundle is missing, incomplete, changed or of another version."""
+
+
+class EngineError(InternalError):
+    """The engine failed on a batch."""

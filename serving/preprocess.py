@@ -1,0 +1,110 @@
+"""Bytes of a picture to the pixels that a network sees. The only implementation: training's evaluation calls it too."""
+
+import io
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from serving.bundle import InputSpec
+from serving.errors import InvalidInput
+from serving.formats import refusal
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) or (N, H, W, 3), RGB, 0..255."""
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS: Final = 64_000_000  # the largest phone cameras make 50 million; decoded, this is 192 MB
+MAX_ASPECT_RATIO: Final = 100  # a strip 1 px high would be blown up to gigapixels before the crop
+BACKGROUND: Final = (255, 255, 255)
+
+# Pillow's own limit warns through a global filter and refuses at twice its value; MAX_PIXELS is checked here instead.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def preprocess(data: bytes, spec: InputSpec) -> Pixels:
+    """Turn an encoded picture into the network's input.
+
+    Evaluation, golden checks and the server all call this; a second version would drift.
+
+    Args:
+        data: A picture in one of `FORMATS`; of an animation the first frame counts.
+        spec: The bundle's.
+
+    Returns:
+        (spec.height, spec.width, 3), RGB, 0..255.
+
+    Raises:
+        InvalidInput: Not a picture, cut short, over `MAX_PIXELS`, or longer than `MAX_ASPECT_RATIO` times its width.
+    """
+    return resize_and_crop(decode(data), spec)
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a picture to 8-bit RGB as a person would see it.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled (not clipped).
+
+    Raises:
+        InvalidInput: As for `preprocess`.
+    """
+    if not data:
+        raise InvalidInput(f"the picture is empty, expected the bytes of one of {', '.join(FORMATS)}")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as error:  # decoders raise anything at all on bytes made to confuse them
+        raise InvalidInput(f"{refusal(data)}, expected one of {', '.join(FORMATS)}") from error
+    _check_size(image)
+    try:
+        image.load()
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise InvalidInput(f"the {image.format} picture is damaged or cut short: {reason}") from error
+    return _to_rgb(_upright(image))
+
+
+def resize_and_crop(image: Image.Image, spec: InputSpec) -> Pixels:
+    """Resize the shorter side with antialiasing, then cut the centre out.
+
+    Rounding as in torchvision's `Resize` and `CenterCrop`, so that a model trained with those meets the same pixels.
+    Source: shorter side resized, centre cropped: Krizhevsky et al. 2012, section 2.
+    """
+    short, long = sorted(image.size)
+    scaled = int(spec.resize_size * long / short)
+    size = (spec.resize_size, scaled) if image.width <= image.height else (scaled, spec.resize_size)
+    resized = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    left = round((size[0] - spec.width) / 2)
+    top = round((size[1] - spec.height) / 2)
+    return np.asarray(resized.crop((left, top, left + spec.width, top + spec.height)), dtype=np.uint8)
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InvalidInput(f"the picture has {width} x {height} pixels, at most {MAX_PIXELS // 10**6} million are read")
+    if min(width, height) < 1 or max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise InvalidInput(
+            f"the picture is {width} x {height}, one side may be at most {MAX_ASPECT_RATIO} times the other"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a camera's broken EXIF block is no reason to refuse its picture
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or 32 bits of memory; convert() would clip at 255
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise InvalidInput("the picture has floating-point pixels of unknown range, expected 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        background = Image.new("RGBA", image.size, BACKGROUND)
+        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,81 @@
+"""Settings of the server: default < environment < flag. The only place that knows SageMaker's variables and paths.
+
+`KENNEL_<SETTING>` sets any of them (KENNEL_PORT, KENNEL_MAX_BATCH_SIZE) and wins over the two variables by which
+SageMaker speaks. The CPU quota is not read here: `serving.engines.num_cpus` is the one reader of it.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from serving.flags import Layer, nearest, parse_arguments, resolve, setting
+
+logger = logging.getLogger(__name__)
+
+PROG: Final = "python -m serving serve"
+PREFIX: Final = "KENNEL_"
+SAGEMAKER_VARIABLES: Final = {
+    "SAGEMAKER_BIND_TO_PORT": "port",
+    "SAGEMAKER_MAX_PAYLOAD_IN_MB": "max_payload_mb",
+}
+MAX_PAYLOAD_MB: Final = 1024  # the largest request SageMaker has anywhere: asynchronous inference, 1 GB
+
+
+class ServerSettings(BaseModel):
+    """What the server can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path = setting(Path("/opt/ml/model"), help="bundle: the folder that train wrote, or its model.tar.gz")
+    host: str = setting("0.0.0.0", help="address to listen on")  # noqa: S104 - SageMaker's contract
+    port: int = setting(8080, ge=0, le=65535, help="TCP port to listen on, 0 for a free one")
+    engine: Literal["onnx", "onnx-int8", "torch"] = setting(
+        "onnx", help="what runs the model; onnx-int8 where the bundle has it, torch in the cuda image alone"
+    )
+    threads: int | None = setting(None, ge=1, help="threads of the engine, by default the CPUs this container may use")
+    max_payload_mb: int = setting(
+        25, ge=0, le=MAX_PAYLOAD_MB, unit="MB", help=f"largest request body, 0 for the most there is ({MAX_PAYLOAD_MB})"
+    )
+    body_timeout_s: float = setting(30.0, gt=0, unit="s", help="time in which a request body must have arrived")
+    max_batch_size: int = setting(8, ge=1, unit="images", help="images that run through the model at once, at most")
+    max_queue_size: int = setting(64, ge=1, unit="requests", help="requests under way, above which the answer is 503")
+    top_k: int = setting(5, ge=1, unit="labels", help="labels in an answer, where the request does not say how many")
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """Largest request body, in bytes."""
+        return (self.max_payload_mb or MAX_PAYLOAD_MB) * 2**20
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> ServerSettings:
+    """Settings from flags and environment; prints help and exits on `--help`.
+
+    Raises:
+        ConfigError: A flag is unknown, or a value is not as expected.
+    """
+    flags = parse_arguments(ServerSettings, arguments, prog=PROG, description="Answer pictures with a bundle's labels.")
+    return resolve(ServerSettings, [*_from_environment(environment), flags])
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[Layer]:
+    """One layer for each variable, so that a message names the variable; Kennel's own come last and win."""
+    layers = [
+        Layer(f"environment variable {variable} for", {name: environment[variable]})
+        for variable, name in SAGEMAKER_VARIABLES.items()
+        if environment.get(variable)  # compose passes on what is unset as an empty text
+    ]
+    known = [PREFIX + name.upper() for name in ServerSettings.model_fields]
+    for variable, value in environment.items():
+        if not variable.startswith(PREFIX) or not value:
+            continue
+        # Kubernetes injects KENNEL_PORT=tcp://... and KENNEL_SERVING_PORT=... beside services of these names.
+        if variable not in known or value.startswith(("tcp://", "udp://")):
+            logger.warning("environment variable %s is no setting and ignored%s", variable, nearest(variable, known))
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        layers.append(Layer(f"environment variable {variable} for", {name: value}))
+    return layers

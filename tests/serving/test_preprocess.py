@@ -1,0 +1,153 @@
+"""Bytes to pixels: the traps of real image folders, and agreement with torchvision's transforms."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+
+from serving.bundle import InputSpec
+from serving.errors import InvalidInput
+from serving.preprocess import FORMATS, MAX_PIXELS, decode, preprocess, resize_and_crop
+from tests.support import images
+
+HALF = (0.5, 0.5, 0.5)
+SIZES = [(60, 80), (80, 60), (61, 61), (333, 500), (37, 401), (28, 28), (29, 28), (20, 24), (5, 7), (1000, 17)]
+
+
+def spec(height: int = 24, width: int = 20, resize_size: int = 28) -> InputSpec:
+    return InputSpec(height=height, width=width, resize_size=resize_size, mean=HALF, std=HALF)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("wanted", [spec(), spec(27, 27, 33), spec(224, 224, 256)], ids=["24x20", "27x27", "224x224"])
+def test_pixels_are_those_of_torchvisions_resize_and_center_crop(height: int, width: int, wanted: InputSpec) -> None:
+    image = Image.fromarray(images.noise(height, width, seed=height))
+    theirs = transforms.Compose(
+        [transforms.Resize(wanted.resize_size), transforms.CenterCrop((wanted.height, wanted.width))]
+    )
+    np.testing.assert_array_equal(resize_and_crop(image, wanted), np.asarray(theirs(image)))
+
+
+def test_a_jpeg_goes_through_decoding_resizing_and_cropping_as_with_pil_and_torchvision() -> None:
+    data = images.jpeg(123, 234)
+    theirs = transforms.Compose([transforms.Resize(28), transforms.CenterCrop((24, 20))])
+    expected = np.asarray(theirs(Image.open(io.BytesIO(data)).convert("RGB")))
+    np.testing.assert_array_equal(preprocess(data, spec()), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    """A picture stored turned or mirrored, with the note that says how, looks as the upright one."""
+    upright = images.noise(40, 60)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = images.encode(np.ascontiguousarray(stored), "PNG", exif=exif)
+    np.testing.assert_array_equal(np.asarray(decode(data)), upright)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_broken_exif_block_does_not_refuse_the_picture() -> None:
+    data = images.encode(images.noise(8, 8), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
+    assert decode(data).size == (8, 8)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:2] = (255, 0, 0, 128)
+    rgb = np.asarray(decode(images.encode(pixels, "PNG")))
+    assert rgb.shape == (4, 4, 3)
+    np.testing.assert_allclose(rgb[0, 0], (255, 127, 127), atol=1)
+    assert tuple(rgb[3, 3]) == (255, 255, 255)
+
+
+def test_grey_with_alpha_and_a_transparent_colour_are_laid_on_white_too() -> None:
+    grey = Image.fromarray(np.array([[[10, 0], [10, 255]]], np.uint8), "LA")
+    assert np.asarray(decode(images.encode(grey, "PNG")))[0].tolist() == [[255] * 3, [10] * 3]
+    keyed = images.encode(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8), "PNG", transparency=(1, 2, 3))
+    assert np.asarray(decode(keyed))[0].tolist() == [[255] * 3, [4, 5, 6]]
+
+
+def test_a_palette_becomes_its_colours_and_its_transparent_entry_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 100, 50, 0, 0, 0])
+    image.putpixel((1, 0), 1)
+    assert np.asarray(decode(images.encode(image, "PNG")))[0].tolist() == [[200, 100, 50], [0, 0, 0]]
+    assert np.asarray(decode(images.encode(image, "PNG", transparency=1)))[0].tolist() == [[200, 100, 50], [255] * 3]
+
+
+def test_16_bits_are_scaled_and_not_clipped() -> None:
+    ramp = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    rgb = np.asarray(decode(images.encode(Image.fromarray(ramp), "PNG")))
+    assert rgb[0, :, 0].tolist() == [0, 1, 1, 128, 255]
+    assert rgb.shape == (1, 5, 3)
+
+
+def test_cmyk_becomes_rgb_of_the_same_colour() -> None:
+    red = Image.new("RGB", (16, 16), (200, 30, 30))
+    rgb = np.asarray(decode(images.encode(red.convert("CMYK"), "JPEG", quality=100)))
+    np.testing.assert_allclose(rgb[8, 8], (200, 30, 30), atol=3)
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    rgb = np.asarray(decode(images.encode(images.noise(8, 8)[:, :, 0], "JPEG")))
+    assert rgb.shape == (8, 8, 3)
+    assert (rgb == rgb[:, :, :1]).all()
+
+
+def test_bilevel_becomes_black_and_white() -> None:
+    assert np.asarray(decode(images.encode(Image.new("1", (2, 2), 1), "PNG"))).tolist() == [[[255] * 3] * 2] * 2
+
+
+def test_of_a_picture_with_a_second_one_inside_the_first_counts() -> None:
+    """Phones write JPEGs with a depth map behind: MPO. Animations are read the same way."""
+    first, second = Image.new("RGB", (32, 32), (0, 200, 0)), Image.new("RGB", (32, 32), (200, 0, 0))
+    for form in ("MPO", "GIF"):
+        data = images.encode(first, form, save_all=True, append_images=[second])
+        np.testing.assert_allclose(np.asarray(decode(data))[16, 16], (0, 200, 0), atol=4)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_read(form: str) -> None:
+    assert decode(images.encode(images.noise(16, 24), form)).size == (24, 16)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_picture_cut_short_is_refused_and_never_half_read(form: str) -> None:
+    data = images.encode(images.noise(200, 200), form)
+    with pytest.raises(InvalidInput, match=r"damaged|not a picture"):
+        decode(data[: len(data) * 3 // 5])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html>no", "is not a picture, expected one of JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
+        (b"\xff\xd8\xff\xe0", "is not a picture|damaged"),
+        (images.png_bomb(9000), r"9000 x 9000 pixels, at most 64 million"),
+        (images.encode(Image.new("L", (3000, 2)), "PNG"), "3000 x 2, one side may be at most 100 times the other"),
+        (images.encode(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence(data: bytes, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason) as caught:
+        preprocess(data, spec())
+    assert "\n" not in str(caught.value)
+
+
+def test_the_largest_picture_that_is_read_is_read() -> None:
+    side = int(MAX_PIXELS**0.5)
+    assert preprocess(images.png_bomb(side), spec()).shape == (24, 20, 3)

@@ -1,0 +1,76 @@
+"""Where the server's settings come from."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from serving.errors import ConfigError
+from serving.settings import ServerSettings, read
+
+
+def test_the_defaults_are_sagemakers_contract() -> None:
+    settings = read([], {})
+    assert settings == ServerSettings()
+    assert (settings.model, settings.host, settings.port) == (Path("/opt/ml/model"), "0.0.0.0", 8080)
+    assert settings.engine == "onnx"
+    assert settings.max_payload_bytes == 25 * 2**20
+
+
+def test_a_flag_wins_over_kennels_variable_and_that_over_the_platforms() -> None:
+    environment = {"SAGEMAKER_BIND_TO_PORT": "9001"}
+    assert read([], environment).port == 9001
+    assert read([], {"KENNEL_PORT": "9002"} | environment).port == 9002
+    assert read(["--port", "9003"], environment | {"KENNEL_PORT": "9002"}).port == 9003
+
+
+@pytest.mark.parametrize(("given", "size_mb"), [("6", 6), ("0", 1024), ("100", 100)])
+def test_the_platforms_payload_limit_holds_and_0_means_none_of_hosting(given: str, size_mb: int) -> None:
+    assert read([], {"SAGEMAKER_MAX_PAYLOAD_IN_MB": given}).max_payload_bytes == size_mb * 2**20
+
+
+@pytest.mark.parametrize("name", ServerSettings.model_fields)
+def test_every_setting_has_a_variable(name: str) -> None:
+    value = {"engine": "torch", "model": "/m", "host": "::1"}.get(name, "7")
+    settings = read([], {f"KENNEL_{name.upper()}": value})
+    assert str(getattr(settings, name)).removesuffix(".0") == value
+
+
+def test_a_wrong_value_is_refused_by_the_variable_that_has_it() -> None:
+    with pytest.raises(ConfigError, match=r'KENNEL_PORT .*got "http", expected a whole number'):
+        read([], {"KENNEL_PORT": "http"})
+    with pytest.raises(ConfigError, match=r'SAGEMAKER_MAX_PAYLOAD_IN_MB .*got "-1"'):
+        read([], {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "-1"})
+
+
+def test_a_variable_that_is_no_setting_is_warned_of_with_the_nearest_and_ignored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert read([], {"KENNEL_MAX_BATCHSIZE": "4"}) == ServerSettings()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "KENNEL_MAX_BATCHSIZE" in record.getMessage()
+    assert "did you mean KENNEL_MAX_BATCH_SIZE?" in record.getMessage()
+
+
+def test_what_kubernetes_injects_beside_a_service_called_kennel_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    injected = {
+        "KENNEL_PORT": "tcp://10.0.0.7:80",
+        "KENNEL_PORT_80_TCP_ADDR": "10.0.0.7",
+        "KENNEL_SERVICE_HOST": "10.0.0.7",
+        "KENNEL_SERVING_PORT": "tcp://10.0.0.8:8080",
+    }
+    assert read([], injected) == ServerSettings()
+    assert len(caplog.records) == len(injected)
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    """Compose passes `${KENNEL_THREADS:-}` on as an empty text."""
+    assert read([], {"KENNEL_THREADS": "", "SAGEMAKER_BIND_TO_PORT": "", "KENNEL_NONSENSE": ""}) == ServerSettings()
+
+
+def test_settings_cannot_be_changed_later() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        ServerSettings().port = 1
