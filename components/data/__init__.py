@@ -1,0 +1,1 @@
+"""From folders of images to pixels in memory: find the splits, index them, decode them."""
