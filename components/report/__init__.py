@@ -1,0 +1,1 @@
+"""Pages that a person opens: one template, one chart module, no request to anywhere."""

@@ -1,0 +1,1 @@
+"""The library of learning: loop, observers, checkpoint, metrics, export."""

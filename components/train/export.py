@@ -1,0 +1,257 @@
+"""From a trained network to a bundle: weights, ONNX graphs, golden inputs, what each engine makes of the test split."""
+
+import csv
+import io
+import logging
+import platform
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from components.data.decode import Progress, Split
+from components.train.calibrate import calibration_error, fit_temperature
+from components.train.metrics import EpochResult, accuracy, cross_entropy, softmax
+from components.train.quantize import Valid, choose_calibration, quantize
+from serving import bundle, files, golden
+from serving.bundle import Bundle, Calibration, EngineMetrics, Head, InputSpec, Manifest, Metrics
+from serving.engines import Engine, Logits, open_engine
+from serving.engines.torch_network import Network
+from serving.errors import EngineError
+from serving.preprocess import preprocess
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ENGINE: Final = "onnx"
+ENGINES: Final = (DEFAULT_ENGINE, "torch")
+INT8_ENGINE: Final = "onnx-int8"
+NUM_COMPARED: Final = 32
+"""Pictures of the valid split on which ONNX and torch are compared, beside the golden inputs."""
+MAX_GRAPH_BYTES: Final = 2**31 - 2**27
+"""Weights up to which the graph is one file: protobuf ends at 2 GiB, and the graph itself needs some of it."""
+PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the bundle says of the model beside what is measured here."""
+
+    architecture: str
+    head: Head
+    labels: tuple[str, ...]
+    input: InputSpec
+    hyperparameters: Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle, and what its engines made of the test split."""
+
+    bundle: Bundle
+    logits: Mapping[str, Logits]
+    """(N, K), by engine."""
+
+
+def export(
+    network: Network,
+    card: Card,
+    best: EpochResult,
+    splits: Mapping[str, Split],
+    folder: Path,
+    progress: Progress,
+    *,
+    int8_tolerance: float,
+) -> Exported:
+    """Write the bundle of a network to `folder`.
+
+    A bundle that lies there stops being one first, so that no reader meets a mixture; foreign files stay.
+
+    Args:
+        network: Trained.
+        card: What is known of it.
+        best: The epoch that it is of.
+        splits: `train` gives the ranges of 8-bit activations, `valid` the temperature and whether 8 bits are enough,
+            `test` the metrics.
+        folder: Where to.
+        progress: Told of every picture that an engine answers.
+        int8_tolerance: By how many percentage points 8-bit integers may lower the accuracy on the valid split.
+
+    Raises:
+        EngineError: The exported graph and the network answer differently.
+        BundleError: The network's logits are constant or not finite.
+    """
+    _clear(folder)
+    network.eval().cpu()
+    _write_weights(network, folder / bundle.WEIGHTS)
+    write_onnx(network, card.input, folder)
+    engines = {name: open_engine(name, _draft(card, folder)) for name in ENGINES}
+    valid, test = splits["valid"], splits["test"]
+    _compare(engines, valid)
+    valid_logits = _infer(engines[DEFAULT_ENGINE], valid, "valid", progress)
+    if _quantize(folder, splits["train"], Valid(valid.pixels, valid.targets, valid_logits), int8_tolerance):
+        engines[INT8_ENGINE] = open_engine(INT8_ENGINE, _draft(card, folder))
+    _write_golden(engines, card.input, folder / bundle.GOLDEN)
+    logits = {name: _infer(engine, test, "test", progress) for name, engine in engines.items()}
+    calibration = _calibrate(valid_logits, valid, logits[DEFAULT_ENGINE], test)
+    predictions = _predictions(test, logits[DEFAULT_ENGINE], card.labels, calibration.temperature)
+    files.write_text(folder / bundle.PREDICTIONS, predictions)
+    measured = {name: _measure(engines[name], logits[name], test) for name in engines}
+    manifest = _manifest(card, best, measured, calibration)
+    return Exported(bundle.write(folder, manifest, _names(folder)), logits)
+
+
+def _clear(folder: Path) -> None:
+    """Make way for a bundle; what this one may not have goes, what is not of a bundle stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (bundle.MANIFEST, bundle.ONNX_DATA, bundle.INT8_MODEL):
+        (folder / name).unlink(missing_ok=True)
+    files.sweep(folder)
+
+
+def _write_weights(network: Network, path: Path) -> None:
+    with files.written_aside(path) as aside:
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside)
+
+
+def write_onnx(network: nn.Module, spec: InputSpec, folder: Path) -> None:
+    """Write a network's graph to `folder`: model.onnx, and model.onnx.data beside it when the weights are too many.
+
+    Raises:
+        EngineError: torch's exporter cannot.
+    """
+    pixels = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)  # 2: a 1 would be taken for a constant
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes on itself; what it wrote is compared with torch below
+        program = torch.onnx.export(
+            network,
+            (pixels,),
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise EngineError("torch's ONNX exporter wrote nothing")
+    size_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
+    # The graph names the file of its weights, so both are written under their own names, aside, and then moved.
+    with tempfile.TemporaryDirectory(prefix=files.ASIDE_PREFIX, dir=folder) as aside:
+        program.save(Path(aside) / bundle.ONNX_MODEL, external_data=size_bytes > MAX_GRAPH_BYTES)
+        for name in (bundle.ONNX_DATA, bundle.ONNX_MODEL):
+            if (Path(aside) / name).exists():
+                files.publish(Path(aside) / name, folder / name)
+
+
+def _draft(card: Card, folder: Path) -> Bundle:
+    """A bundle as far as engines look at it; its metrics are what the engines are about to measure."""
+    manifest = Manifest.model_construct(
+        architecture=card.architecture,
+        head=card.head,
+        labels=card.labels,
+        input=card.input,
+        files={name: bundle.describe_file(folder / name) for name in _names(folder)},
+    )
+    return Bundle(folder, manifest)
+
+
+def _quantize(folder: Path, train: Split, valid: Valid, tolerance: float) -> bool:
+    calibration = choose_calibration(train.pixels)
+    return quantize(folder / bundle.ONNX_MODEL, folder / bundle.INT8_MODEL, calibration, valid, tolerance).is_written
+
+
+def _calibrate(valid_logits: Logits, valid: Split, test_logits: Logits, test: Split) -> Calibration:
+    """Fit the temperature on valid, and say on test, which it has not seen, what it is worth."""
+    temperature = fit_temperature(valid_logits, valid.targets)
+    calibration = Calibration(
+        temperature=temperature,
+        ece_before=calibration_error(test_logits, test.targets),
+        ece_after=calibration_error(test_logits, test.targets, temperature),
+    )
+    logger.info(
+        "calibration: temperature %.3f; expected calibration error on test %.4f, before %.4f",
+        temperature,
+        calibration.ece_after,
+        calibration.ece_before,
+    )
+    return calibration
+
+
+def _compare(engines: Mapping[str, Engine], valid: Split) -> None:
+    pixels = np.ascontiguousarray(valid.pixels[:NUM_COMPARED])
+    reference, other = (engines[name].infer(pixels) for name in ENGINES)
+    difference = float(np.abs(reference - other).max() / max(1e-6, np.abs(other).max()))
+    if not difference <= golden.TOLERANCE:
+        raise EngineError(
+            f"the exported graph's logits are {difference:.1e} off torch's (relative), at most {golden.TOLERANCE}"
+        )
+    logger.info("export: ONNX and torch logits differ by at most %.1e (relative)", difference)
+
+
+def _write_golden(engines: Mapping[str, Engine], spec: InputSpec, path: Path) -> None:
+    pixels, jpeg = golden.make_inputs(spec), golden.make_jpeg(spec)
+    logits = {name: engine.infer(pixels) for name, engine in engines.items()}
+    golden.write(path, golden.Golden(pixels, logits, jpeg, preprocess(jpeg, spec)))
+
+
+def _infer(engine: Engine, split: Split, name: str, progress: Progress, batch_size: int = 32) -> Logits:
+    answered = []
+    for start in range(0, len(split.pixels), batch_size):
+        answered.append(engine.infer(np.ascontiguousarray(split.pixels[start : start + batch_size])))
+        progress(f"{name} with {engine.name}", min(start + batch_size, len(split.pixels)), len(split.pixels))
+    return np.concatenate(answered)
+
+
+def _predictions(split: Split, logits: Logits, labels: Sequence[str], temperature: float) -> str:
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "label", "predicted", "probability"])
+    probabilities = softmax(logits, temperature)
+    for sample, winner, row in zip(split.samples, logits.argmax(axis=1), probabilities, strict=True):
+        writer.writerow([sample.name, labels[sample.target], labels[winner], f"{row[winner]:.6f}"])
+    return table.getvalue()
+
+
+def _measure(engine: Engine, logits: Logits, split: Split) -> EngineMetrics:
+    return EngineMetrics(
+        test_accuracy=accuracy(logits, split.targets),
+        test_loss=cross_entropy(logits, split.targets),
+        options=engine.options,
+    )
+
+
+def _manifest(
+    card: Card, best: EpochResult, measured: Mapping[str, EngineMetrics], calibration: Calibration
+) -> Manifest:
+    metrics = Metrics(
+        test_accuracy=measured[DEFAULT_ENGINE].test_accuracy,
+        valid_accuracy=best.valid_accuracy,
+        valid_loss=best.valid_loss,
+        engines=dict(measured),
+    )
+    return Manifest(
+        architecture=card.architecture,
+        head=card.head,
+        labels=card.labels,
+        input=card.input,
+        metrics=metrics,
+        calibration=calibration,
+        hyperparameters=dict(card.hyperparameters),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    """Files of a bundle that lie in `folder` already."""
+    graphs = (bundle.ONNX_MODEL, bundle.ONNX_DATA, bundle.INT8_MODEL)
+    written = (*graphs, bundle.WEIGHTS, bundle.GOLDEN, bundle.PREDICTIONS)
+    return [name for name in written if (folder / name).exists()]

@@ -1,0 +1,53 @@
+"""The processes that train together, and what they tell each other."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those of the run; alone unless torchrun started it."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    """Processes on this host."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this process writes: of many, one does."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU of this process, or the CPU."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all processes."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def any(self, is_true: bool) -> bool:
+        """Whether it is so in any process: all have to stop at the same step."""
+        if self.size == 1:
+            return is_true
+        # On the CPU, so that no GPU is waited for.
+        return bool(self.sum(torch.tensor(float(is_true))) > 0)
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> World:
+    """What torchrun says in `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return World(*(int(environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)))

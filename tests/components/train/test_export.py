@@ -1,0 +1,187 @@
+"""From a network to a bundle, without a training before it."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from components.data.decode import Split
+from components.data.index import Sample
+from components.model import input_spec
+from components.train.calibrate import calibration_error
+from components.train.export import Card, export, write_onnx
+from components.train.metrics import EpochResult
+from serving import bundle, golden
+from serving.bundle import Bundle, Head
+from serving.codecs import write_json
+from serving.engines import open_engine
+from serving.engines.torch_network import Network
+from serving.errors import BundleError
+from tests.support.images import noise
+
+LABELS = ("dark", "grey", "light")
+LINEAR = Head(kind="linear")
+BEST = EpochResult(1, 0.0, 0.0, 1.0, 0.0, 0.1, 1.0, 1.0, 0.0)
+SPEC = input_spec(32)
+
+FAMILIES = {
+    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "googlenet": 32, "inception_v3": 96,
+    "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_small": 32, "regnet_y_400mf": 32,
+    "resnet18": 32, "resnext50_32x4d": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 64, "swin_t": 64, "swin_v2_t": 64,
+    "vgg11_bn": 32, "vit_b_32": 64, "wide_resnet50_2": 32,
+}  # fmt: skip
+"""One architecture of each, and a side that it takes, in px."""
+
+
+def run(path: Path, pixels: torch.Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"pixels": pixels.numpy()})
+    return np.asarray(logits)
+
+
+def settled(architecture: str, size: int) -> Network:
+    """A network whose batch statistics are not those of a newborn, which hide mistakes in exporting them."""
+    torch.manual_seed(0)
+    network = Network(architecture, LINEAR, len(LABELS), input_spec(size))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)  # type: ignore[arg-type]  # there is one
+            nn.init.uniform_(module.running_var, 0.8, 1.2)  # type: ignore[arg-type]
+    return network.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_graph_of_every_family_answers_as_torch_does(architecture: str, tmp_path: Path) -> None:
+    size = FAMILIES[architecture]
+    network = settled(architecture, size)
+    write_onnx(network, input_spec(size), tmp_path)
+    for count in (1, 5):
+        pixels = torch.from_numpy(np.stack([noise(size, size, seed=seed) for seed in range(count)]))
+        with torch.inference_mode():
+            expected = network(pixels).numpy()
+        np.testing.assert_allclose(
+            run(tmp_path / bundle.ONNX_MODEL, pixels), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
+        )
+
+
+def split(name: str, count: int) -> Split:
+    """Noise around three levels of brightness; of every twentieth picture the target is another."""
+    shown = np.arange(count) % len(LABELS)
+    textures = np.stack([noise(32, 32, seed=seed) for seed in range(count)])
+    pixels = (textures // 4 + shown[:, None, None, None] * 80).astype(np.uint8)
+    targets = np.where(np.arange(count) % 20 == 7, (shown + 1) % len(LABELS), shown)
+    samples = tuple(Sample(Path(f"{n}.jpg"), f"{name}/{n}.jpg", int(target)) for n, target in enumerate(targets))
+    return Split(samples, pixels, targets, tuple(sample.name for sample in samples), "pixels-1")
+
+
+def fitted(train: Split) -> Network:
+    """Random convolutions with a head fitted to what they say."""
+    network = settled("resnet18", 32)
+    features: list[torch.Tensor] = []
+    handle = network.head.register_forward_hook(lambda _module, inputs, _output: features.append(inputs[0]))
+    with torch.inference_mode():
+        network(torch.from_numpy(train.pixels))
+        handle.remove()
+        # Ridge regression: without the ridge the head would live on differences that no 8 bits hold.
+        inputs = torch.cat([features[0], torch.ones(len(train.targets), 1)], dim=1)
+        wanted = 4 * nn.functional.one_hot(torch.from_numpy(train.targets)).float()
+        squares = inputs.T @ inputs
+        ridge = 1e-3 * squares.diagonal().mean() * torch.eye(len(squares))
+        solution = torch.linalg.solve(squares + ridge, inputs.T @ wanted)
+        network.head.get_parameter("weight").copy_(solution[:-1].T)
+        network.head.get_parameter("bias").copy_(solution[-1])
+    return network
+
+
+@dataclass(frozen=True)
+class Exported:
+    splits: dict[str, Split]
+    bundle: Bundle
+
+
+def export_to(folder: Path, splits: dict[str, Split], **options: float) -> Bundle:
+    card = Card("resnet18", LINEAR, LABELS, SPEC, {})
+    network = fitted(splits["train"])
+    tolerance = options.get("int8_tolerance", 0.5)
+    return export(network, card, BEST, splits, folder, lambda *_: None, int8_tolerance=tolerance).bundle
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    splits = {"train": split("train", 600), "valid": split("valid", 520), "test": split("test", 120)}
+    return Exported(splits, export_to(tmp_path_factory.mktemp("export") / "model", splits))
+
+
+def test_the_integer_graph_is_a_third_engine_with_metrics_and_golden_logits(exported: Exported) -> None:
+    manifest = exported.bundle.manifest
+    assert set(manifest.metrics.engines) == {"onnx", "torch", "onnx-int8"}
+    assert manifest.metrics.engines["onnx-int8"].test_accuracy == pytest.approx(
+        manifest.metrics.test_accuracy, abs=0.02
+    )
+    assert manifest.files["model.int8.onnx"].size_bytes < manifest.files["model.onnx"].size_bytes / 3
+    for name in manifest.metrics.engines:
+        assert golden.check(exported.bundle, open_engine(name, exported.bundle)) < 1e-3
+
+
+def test_the_temperature_is_kept_with_what_it_is_worth_on_the_test_split(exported: Exported) -> None:
+    calibration, test = exported.bundle.manifest.calibration, exported.splits["test"]
+    logits = open_engine("onnx", exported.bundle).infer(test.pixels)
+    assert calibration.temperature != 1.0
+    assert calibration.ece_before == pytest.approx(calibration_error(logits, test.targets))
+    assert calibration.ece_after == pytest.approx(calibration_error(logits, test.targets, calibration.temperature))
+    assert calibration.ece_before is not None
+    assert calibration.ece_after is not None
+    assert calibration.ece_after < calibration.ece_before
+
+
+def test_recorded_probabilities_are_those_that_the_server_answers(exported: Exported) -> None:
+    manifest, test = exported.bundle.manifest, exported.splits["test"]
+    logits = open_engine("onnx", exported.bundle).infer(test.pixels)
+    with exported.bundle.file(bundle.PREDICTIONS).open(newline="") as file:
+        recorded = list(csv.DictReader(file))
+    assert len(recorded) == len(logits)
+    for row, answer in zip(recorded, logits, strict=True):
+        served = json.loads(write_json(answer, LABELS, 1, manifest.calibration.temperature))["predictions"][0]
+        assert served["label"] == row["predicted"]
+        assert served["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
+
+
+def test_a_bundle_over_another_keeps_no_graph_of_it(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "model.int8.onnx").write_bytes(b"of an earlier model")
+    (tmp_path / "model.onnx.data").write_bytes(b"of an earlier model")
+    few = exported.splits | {"valid": split("valid", 40)}
+    made = export_to(tmp_path, few)
+    assert set(made.manifest.metrics.engines) == {"onnx", "torch"}
+    assert {path.name for path in tmp_path.iterdir()} == {*made.manifest.files, "bundle.json"}
+    assert "model.int8.onnx" not in made.manifest.files
+
+
+def test_weights_over_the_limit_lie_beside_the_graph_and_are_sealed_with_it(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.train.export.MAX_GRAPH_BYTES", 10**6)  # ResNet-18 has 45 MB
+    made = export_to(tmp_path / "model", exported.splits | {"train": split("train", 60)})
+    assert made.manifest.files["model.onnx"].size_bytes < 10**6 < made.manifest.files["model.onnx.data"].size_bytes
+    assert "model.int8.onnx" not in made.manifest.files
+    weights = [
+        tensor
+        for tensor in onnx.load(made.file("model.onnx"), load_external_data=False).graph.initializer
+        if tensor.external_data
+    ]
+    assert {entry.value for tensor in weights for entry in tensor.external_data if entry.key == "location"} == {
+        "model.onnx.data"
+    }
+    moved = (tmp_path / "model").rename(tmp_path / "elsewhere")
+    again = bundle.read(moved)
+    assert golden.check(again, open_engine("onnx", again)) < 1e-5
+    (moved / "model.onnx.data").write_bytes((moved / "model.onnx.data").read_bytes()[:-1] + b"!")
+    with pytest.raises(BundleError, match=r"model\.onnx\.data.*it was changed"):
+        bundle.read(moved)
