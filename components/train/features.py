@@ -17,7 +17,7 @@ from torch import nn
 from components.cache import Cache, key
 from components.data.decode import Progress, Split
 from components.train.augment import Augmentation
-from components.train.export import write_onnx
+from components.train.graph import Graph
 from serving.bundle import ONNX_MODEL, InputSpec
 from serving.engines import num_cpus
 from serving.engines.onnx_engine import open_session
@@ -67,6 +67,7 @@ class Extractor:
         }
 
         def build(folder: Path) -> None:
+            self._report(what, 0, split)
             compute = self._by_onnx(folder) if self.engine == "onnx" else self._by_torch()
             _write(
                 folder / "features.npy",
@@ -103,7 +104,7 @@ class Extractor:
 
     def _by_onnx(self, folder: Path) -> Compute:
         with tempfile.TemporaryDirectory(dir=folder) as graph:
-            write_onnx(_without_head(self.network).eval().cpu(), self.spec, Path(graph))
+            Graph(self.network, self.spec, self.cache).write(Path(graph), "features")
             session = open_session(Path(graph) / ONNX_MODEL, num_cpus())
         (entry,) = session.get_inputs()
         return lambda pixels: np.asarray(session.run(None, {entry.name: pixels})[0])

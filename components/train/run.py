@@ -27,6 +27,7 @@ from components.train.checkpoint import Checkpoints
 from components.train.ema import Average
 from components.train.export import Card, export
 from components.train.features import hash_backbone
+from components.train.graph import Graph
 from components.train.loop import Observer, Run, fit
 from components.train.observers import BatchProgress, EarlyStopping, EpochLog, TimeLimit
 from components.train.plan import Plan, balanced_weights
@@ -98,7 +99,15 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
     with phases.measured("export and test"):
         card = Card(settings.arch, head, index.labels, spec, settings.learnt_from())
         seen = splits | {"train": inputs.as_seen(splits["train"], spec)}
-        exported = export(network, card, best, seen, folders.model, progress, int8_tolerance=settings.int8_tolerance)
+        exported = export(
+            Graph(network, spec, cache),
+            card,
+            best,
+            seen,
+            folders.model,
+            progress,
+            int8_tolerance=settings.int8_tolerance,
+        )
     report(exported, run.history, splits["test"], phases.seconds, folders.output)
     return exported.bundle
 
