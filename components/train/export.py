@@ -15,7 +15,8 @@ import numpy as np
 from safetensors.torch import save_file
 
 from components.data.decode import Progress, Split
-from components.train.calibrate import calibration_error, fit_temperature
+from components.report.mistakes import calibration_bins, expected_calibration_error
+from components.train.calibrate import fit_temperature
 from components.train.graph import Graph
 from components.train.metrics import EpochResult, accuracy, cross_entropy, softmax
 from components.train.quantize import Valid, choose_calibration, quantize
@@ -137,16 +138,16 @@ def _quantize(folder: Path, train: Split, valid: Valid, tolerance: float) -> boo
 def _calibrate(valid_logits: Logits, valid: Split, test_logits: Logits, test: Split) -> Calibration:
     """Fit the temperature on valid, and say on test, which it has not seen, what it is worth."""
     temperature = fit_temperature(valid_logits, valid.targets)
-    calibration = Calibration(
-        temperature=temperature,
-        ece_before=calibration_error(test_logits, test.targets),
-        ece_after=calibration_error(test_logits, test.targets, temperature),
+    before, after = (
+        expected_calibration_error(calibration_bins(test.targets, softmax(test_logits, divisor)))
+        for divisor in (1.0, temperature)
     )
+    calibration = Calibration(temperature=temperature, ece_before=before, ece_after=after)
     logger.info(
         "calibration: temperature %.3f; expected calibration error on test %.4f, before %.4f",
         temperature,
-        calibration.ece_after,
-        calibration.ece_before,
+        after,
+        before,
     )
     return calibration
 
