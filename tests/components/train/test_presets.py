@@ -31,9 +31,8 @@ from tests.support.photographs import cut, halves, write_patches
 SHARED: Final = Path(__file__).parents[4] / "shared" / "data"
 """Real dog photographs and CIFAR-10 images, where they are at hand."""
 SIDE_PX: Final = 64
-QUICK: Final = ("--lr", "0.001", "--batch-size", "32", "--feature-engine", "torch")
-"""Within every system's ranges, and slow enough for the loss to fall in the dozen steps that a sample allows. To export
-a backbone takes longer than to ask it about a hundred patches."""
+QUICK: Final = ("--lr", "0.001", "--batch-size", "32")
+"""Within every system's ranges, and slow enough for the loss to fall in the dozen steps that a sample allows."""
 OWN_HEADS: Final = ("fc.", "classifier.")
 """Where torchvision's networks have their classifiers."""
 
