@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from components.cache import Cache, key
 from components.data.decode import Progress, Split
@@ -122,11 +122,21 @@ class Extractor:
 
 def hash_backbone(network: Network) -> str:
     """sha256 of everything in a network but its head: architecture, names, values."""
-    digest = hashlib.sha256(type(network.body).__name__.encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        if not name.startswith(f"body.{network.head_path}."):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    of_head = f"body.{network.head_path}."
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(of_head)}
+    return _hash(type(network.body).__name__, state)
+
+
+def hash_head(network: Network) -> str:
+    """sha256 of a network's head: names, values."""
+    return _hash(network.head_path, network.head.state_dict())
+
+
+def _hash(title: str, state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(title.encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
