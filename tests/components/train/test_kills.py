@@ -69,9 +69,7 @@ class Place:
 
     def temporary(self) -> set[Path]:
         """Files and folders under construction, and what libraries left in the folder of temporary files."""
-        # .ses is onnxruntime's own, one for all its processes.
-        of_libraries = {path for path in self.root.glob("tmp/*") if path.name != ".ses"}
-        return {*self.root.rglob(f"{ASIDE_PREFIX}*")} | of_libraries
+        return {*self.root.rglob(f"{ASIDE_PREFIX}*"), *self.root.glob("tmp/*")}
 
 
 class Attempt:
