@@ -30,6 +30,9 @@ test: .venv/installed  ## Run the tests, with Docker where it answers (SLOW=1: s
 bench-train: .venv/installed  ## Measure a training against the script that people copy: 30 minutes (ARGS="--pictures 400")
 	@$(PYTHON) -m tests.bench.train $(ARGS)
 
+bench-gpu: .venv/installed  ## Measure full fine-tuning on this machine's GPU against the same loop without data
+	@$(PYTHON) -m tests.bench.gpu $(ARGS)
+
 data: .venv/installed  ## Fetch a public data set: DATASET=dogs|cifar10|digits (DIR=, S3=s3://BUCKET/PREFIX, MIRROR=, SHA256=)
 	@$(PYTHON) -m components.data
 
@@ -52,4 +55,4 @@ clean:  ## Remove the demo's results and the caches; .venv and the images stay
 	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache
 	find components serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo setup lock lint format test bench-train data weights build push up down clean
+.PHONY: help demo setup lock lint format test bench-train bench-gpu data weights build push up down clean

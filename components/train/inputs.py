@@ -82,7 +82,7 @@ def choose(
         logger.info("learning from pixels: the whole network in every epoch, images decoded once")
         return Inputs(network, PixelSource(train.pixels, train.targets), pixels)
     logger.info("learning from pixels changed at random (%s), images decoded once", policy)
-    return Inputs(network, AugmentedSource(train.pixels, train.targets, augmentation), pixels)
+    return Inputs(network, AugmentedSource(train.pixels, train.targets, augmentation, world.device), pixels)
 
 
 def _features(

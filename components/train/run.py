@@ -33,6 +33,7 @@ from components.train.observers import BatchProgress, EarlyStopping, EpochLog, T
 from components.train.plan import Plan, balanced_weights
 from components.train.report import Phases, report
 from components.train.settings import TrainSettings
+from components.train.sources import describe_loading
 from components.train.tensorboard import TensorBoard
 from components.train.world import World
 from components.weights import CHANNELS as WEIGHTS_CHANNELS
@@ -83,6 +84,7 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
         splits = _decode(index, spec, settings, cache, folders, progress)
     with phases.measured("features"):
         chosen = inputs.choose(network, spec, splits, settings, cache, world, progress)
+    logger.info("%s", describe_loading(chosen.train, world.device))
     plan = _plan(settings, splits["train"], len(index.labels), world)
     average = Average(chosen.learner, settings.ema) if settings.ema else None
     run = Run(chosen.learner, _optimizer(chosen.learner, settings), plan, world, average)

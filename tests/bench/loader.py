@@ -57,7 +57,7 @@ def report() -> None:
         path = Path(folder) / "pixels.npy"
         np.save(path, generator.integers(0, 256, (COUNT, side, side, 3), dtype=np.uint8))
         augmentation = Augmentation("basic", 0, SIZE)
-        cached = AugmentedSource(np.load(path, mmap_mode="r"), targets, augmentation)
+        cached = AugmentedSource(np.load(path, mmap_mode="r"), targets, augmentation, torch.device("cpu"))
         memory = MemorySource(torch.from_numpy(generator.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)), targets)
         rounds = [(images_per_s(cached), images_per_s(memory)) for _ in range(ROUNDS)]
     ratio = statistics.median(from_cache / from_memory for (from_cache, _), (from_memory, _) in rounds)
