@@ -86,6 +86,8 @@ class Head(_Strict):
 class EngineMetrics(_Strict):
     """The test split as one engine answers it, through serving/preprocess.py."""
 
+    test_images: int
+    """So many of them it was asked."""
     test_accuracy: float
     test_loss: float
     options: dict[str, str]

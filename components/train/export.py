@@ -34,6 +34,8 @@ ENGINES: Final = (DEFAULT_ENGINE, "torch")
 INT8_ENGINE: Final = "onnx-int8"
 NUM_COMPARED: Final = 32
 """Pictures of the valid split on which ONNX and torch are compared, beside the golden inputs."""
+NUM_MEASURED: Final = 128
+"""Pictures of the test split, evenly spread, that torch answers on a CPU: there it is slow, and not what serves."""
 PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
 
 
@@ -49,18 +51,28 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What training ended with, beside the weights."""
+
+    best: EpochResult
+    """The epoch that they are of."""
+    valid_logits: Logits | None = None
+    """(N, K), where the head has answered the valid split already; None: the default engine is asked."""
+
+
+@dataclass(frozen=True)
 class Exported:
-    """A bundle, and what its engines made of the test split."""
+    """A bundle, and what its default engine made of the test split."""
 
     bundle: Bundle
-    logits: Mapping[str, Logits]
-    """(N, K), by engine."""
+    logits: Logits
+    """(N, K)"""
 
 
 def export(
     graph: Graph,
     card: Card,
-    best: EpochResult,
+    learnt: Learnt,
     splits: Mapping[str, Split],
     folder: Path,
     progress: Progress,
@@ -74,7 +86,7 @@ def export(
     Args:
         graph: Of the trained network.
         card: What is known of it.
-        best: The epoch that it is of.
+        learnt: What training ended with.
         splits: `train` gives the ranges of 8-bit activations, `valid` the temperature and whether 8 bits are enough,
             `test` the metrics.
         folder: Where to.
@@ -92,16 +104,19 @@ def export(
     engines = {name: open_engine(name, _draft(card, folder)) for name in ENGINES}
     valid, test = splits["valid"], splits["test"]
     _compare(engines, valid)
-    valid_logits = _infer(engines[DEFAULT_ENGINE], valid, "valid", progress)
+    valid_logits = learnt.valid_logits
+    if valid_logits is None:
+        valid_logits = _infer(engines[DEFAULT_ENGINE], valid, "valid", progress)
     if _quantize(folder, splits["train"], Valid(valid.pixels, valid.targets, valid_logits), int8_tolerance):
         engines[INT8_ENGINE] = open_engine(INT8_ENGINE, _draft(card, folder))
     _write_golden(engines, card.input, folder / bundle.GOLDEN)
-    logits = {name: _infer(engine, test, "test", progress) for name, engine in engines.items()}
-    calibration = _calibrate(valid_logits, valid, logits[DEFAULT_ENGINE], test)
-    predictions = _predictions(test, logits[DEFAULT_ENGINE], card.labels, calibration.temperature)
+    logits = _infer(engines[DEFAULT_ENGINE], test, "test", progress)
+    measured = {DEFAULT_ENGINE: _metrics(engines.pop(DEFAULT_ENGINE), logits, test)}
+    measured |= {name: _measure(engine, test, progress) for name, engine in engines.items()}
+    calibration = _calibrate(valid_logits, valid, logits, test)
+    predictions = _predictions(test, logits, card.labels, calibration.temperature)
     files.write_text(folder / bundle.PREDICTIONS, predictions)
-    measured = {name: _measure(engines[name], logits[name], test) for name in engines}
-    manifest = _manifest(card, best, measured, calibration)
+    manifest = _manifest(card, learnt.best, measured, calibration)
     return Exported(bundle.write(folder, manifest, _names(folder)), logits)
 
 
@@ -187,8 +202,15 @@ def _predictions(split: Split, logits: Logits, labels: Sequence[str], temperatur
     return table.getvalue()
 
 
-def _measure(engine: Engine, logits: Logits, split: Split) -> EngineMetrics:
+def _measure(engine: Engine, test: Split, progress: Progress) -> EngineMetrics:
+    if engine.options.get("device") == "cpu":
+        test = test.keep(np.unique(np.linspace(0, len(test.targets) - 1, NUM_MEASURED).astype(int)))
+    return _metrics(engine, _infer(engine, test, "test", progress), test)
+
+
+def _metrics(engine: Engine, logits: Logits, split: Split) -> EngineMetrics:
     return EngineMetrics(
+        test_images=len(split.targets),
         test_accuracy=accuracy(logits, split.targets),
         test_loss=cross_entropy(logits, split.targets),
         options=engine.options,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -124,6 +125,15 @@ def evaluate(run: Run, source: Source, batch_size: int) -> tuple[float, float]:
             sums[1] += (logits.argmax(1) == loaded.targets).sum()
     loss, correct = run.world.sum(sums).tolist()
     return loss / count, correct / count
+
+
+def infer(run: Run, source: Source) -> NDArray[np.float32]:
+    """Logits (N, K) of a split, by the leader alone."""
+    run.learner.eval()
+    cut = list(batches(np.arange(len(source.targets)), run.plan.micro_batch or run.plan.batch_size))
+    with torch.inference_mode():
+        answered = [run.learner(loaded.inputs).float().cpu() for loaded in load(source, cut, 0, run.world.device)]
+    return torch.cat(answered).numpy()
 
 
 def _train(run: Run, stepper: Stepper, train: Source, observers: Sequence[Observer]) -> None:

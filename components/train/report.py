@@ -43,7 +43,7 @@ def report(
 ) -> None:
     """Write curves.html, confusion_matrix.html and metrics.csv to `folder`, and the summary to the log."""
     manifest = exported.bundle.manifest
-    logits, labels = exported.logits[DEFAULT_ENGINE], manifest.labels
+    logits, labels = exported.logits, manifest.labels
     names, paths = [sample.name for sample in test.samples], [sample.path for sample in test.samples]
     title = f"{manifest.architecture}, {len(labels)} labels"
     temperature = manifest.calibration.temperature

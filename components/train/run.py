@@ -25,15 +25,15 @@ from components.train import inputs
 from components.train.augment import Mixing
 from components.train.checkpoint import Checkpoints
 from components.train.ema import Average
-from components.train.export import Card, export
+from components.train.export import Card, Learnt, export
 from components.train.features import hash_backbone, hash_head
 from components.train.graph import Graph
-from components.train.loop import Observer, Run, fit
+from components.train.loop import Observer, Run, fit, infer
 from components.train.observers import BatchProgress, EarlyStopping, EpochLog, TimeLimit
 from components.train.plan import Plan, balanced_weights
 from components.train.report import Phases, report
 from components.train.settings import TrainSettings
-from components.train.sources import describe_loading
+from components.train.sources import FeatureSource, describe_loading
 from components.train.tensorboard import TensorBoard
 from components.train.world import World
 from components.weights import CHANNELS as WEIGHTS_CHANNELS
@@ -102,13 +102,15 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
         return None
     run.learner.load_state_dict(run.best_state, strict=False)
     best = min(run.history, key=lambda result: result.valid_loss)
+    # Of features the head's answers cost nothing; of pixels the engine that serves is faster than torch.
+    learnt = Learnt(best, infer(run, chosen.valid) if isinstance(chosen.valid, FeatureSource) else None)
     with phases.measured("export and test"):
         card = Card(settings.arch, head, index.labels, spec, settings.learnt_from())
         seen = splits | {"train": inputs.as_seen(splits["train"], spec)}
         exported = export(
             Graph(network, spec, cache),
             card,
-            best,
+            learnt,
             seen,
             folders.model,
             progress,

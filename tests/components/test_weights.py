@@ -170,7 +170,7 @@ def earlier(tmp_path: Path) -> Bundle:
     save_file(Network("resnet18", LINEAR, len(LABELS), spec).state_dict(), folder / bundle.WEIGHTS)
     write_model(folder / bundle.ONNX_MODEL, seed=0, num_labels=len(LABELS))
     (folder / bundle.GOLDEN).touch()
-    measured = EngineMetrics(test_accuracy=1, test_loss=0, options={})
+    measured = EngineMetrics(test_images=1, test_accuracy=1, test_loss=0, options={})
     metrics = Metrics(test_accuracy=1, valid_accuracy=1, valid_loss=0, engines={"onnx": measured})
     manifest = Manifest(
         architecture="resnet18",

@@ -136,7 +136,7 @@ def _write_weights(path: Path, seed: int, num_labels: int) -> None:
 
 
 def _manifest(labels: tuple[str, ...], folder: Path, names: list[str]) -> Manifest:
-    measured = EngineMetrics(test_accuracy=1 / len(labels), test_loss=2.0, options={})
+    measured = EngineMetrics(test_images=1, test_accuracy=1 / len(labels), test_loss=2.0, options={})
     return Manifest(
         architecture=ARCHITECTURE,
         head=Head(kind="linear"),

@@ -17,7 +17,7 @@ from components.data.decode import Split
 from components.data.index import Sample
 from components.model import input_spec
 from components.report.mistakes import calibration_bins, expected_calibration_error
-from components.train.export import Card, export
+from components.train.export import Card, Learnt, export
 from components.train.graph import Graph
 from components.train.metrics import EpochResult, softmax
 from serving import bundle, golden
@@ -74,7 +74,7 @@ def export_to(folder: Path, splits: dict[str, Split], **options: float) -> Bundl
     card = Card("resnet18", LINEAR, LABELS, SPEC, {})
     graph = Graph(fitted(splits["train"]), SPEC, Cache(Path(os.environ["KENNEL_CACHE_DIR"])))
     tolerance = options.get("int8_tolerance", 0.5)
-    return export(graph, card, BEST, splits, folder, lambda *_: None, int8_tolerance=tolerance).bundle
+    return export(graph, card, Learnt(BEST), splits, folder, lambda *_: None, int8_tolerance=tolerance).bundle
 
 
 @pytest.fixture(scope="module")
