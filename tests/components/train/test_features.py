@@ -11,6 +11,7 @@ from components.data.index import Sample
 from components.model import input_spec, make_network
 from components.train.augment import Augmentation
 from components.train.features import BATCH, EngineName, Extractor
+from components.train.world import World
 from serving.bundle import Head
 from serving.engines.torch_network import Network
 
@@ -45,7 +46,7 @@ def make_extractor(tmp_path: Path) -> Callable[..., tuple[Extractor, list[str]]]
             if done == total:
                 computed.append(what)
 
-        return Extractor(network, input_spec(SIZE), engine, torch.device("cpu"), Cache(tmp_path), progress), computed
+        return Extractor(network, input_spec(SIZE), engine, World(), Cache(tmp_path), progress), computed
 
     return make
 
