@@ -39,8 +39,8 @@ class Stopped(BaseException):
 class StopSignal:
     """SIGTERM, turned into `Stopped` wherever the stage is, except where it asks for a moment.
 
-    Files appear whole or not at all, so most instants are as good as any; between the first and the last weight that a
-    step moves, there is nothing whole to save.
+    Files appear whole or not at all, so most instants are as good as any; while it trains, there is something to save
+    first, and between the first and the last weight that a step moves there is nothing whole to save.
     """
 
     def __init__(self) -> None:
