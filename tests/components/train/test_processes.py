@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--log-dir", str(tmp_path / "log"), "--nproc-per-node")
     states = []
     for number in ("1", "2"):
         out = tmp_path / number
