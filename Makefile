@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: .venv/installed  ## Train on handwritten digits, serve the bundle, ask it: no Docker, no cloud, 3 minutes
 	@$(PYTHON) -m components.demo
@@ -27,6 +27,9 @@ format: .venv/installed  ## Format the code and mend what can be mended
 test: .venv/installed  ## Run the tests, with Docker where it answers (SLOW=1: slow ones too; REQUIRE_DOCKER=1: all, or fail)
 	@$(PYTHON) -m pytest
 
+bench-train: .venv/installed  ## Measure a training against the script that people copy: 30 minutes (ARGS="--pictures 400")
+	@$(PYTHON) -m tests.bench.train $(ARGS)
+
 data: .venv/installed  ## Fetch a public data set: DATASET=dogs|cifar10|digits (DIR=, S3=s3://BUCKET/PREFIX, MIRROR=, SHA256=)
 	@$(PYTHON) -m components.data
 
@@ -49,4 +52,4 @@ clean:  ## Remove the demo's results and the caches; .venv and the images stay
 	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache
 	find components serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo setup lock lint format test data weights build push up down clean
+.PHONY: help demo setup lock lint format test bench-train data weights build push up down clean

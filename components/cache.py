@@ -3,6 +3,9 @@
 An entry is a folder named by a hash of all that shaped its content. It appears whole (built aside, then renamed), is
 never changed, and goes when the cache outgrows its limit, the one least recently used first. The place lies outside
 checkpoint and model folders, since platforms upload those.
+
+Whoever builds holds a lock, which the kernel takes from a killed process. So what is under construction and not locked
+was abandoned, however young it is.
 """
 
 import fcntl
@@ -12,8 +15,8 @@ import logging
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +25,7 @@ from serving.files import ASIDE_PREFIX
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMIT_GB: Final = 50.0
-ABANDONED_AFTER_S: Final = 24 * 3600
-"""A folder under construction that nobody has touched for so long belongs to a killed process."""
+LOCK_SUFFIX: Final = ".lock"
 
 
 def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
@@ -55,8 +57,8 @@ class Cache:
         """
         path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{ASIDE_PREFIX}{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        self._sweep()
+        with self._locked(name):
             if path.is_dir():
                 os.utime(path)
                 return path
@@ -69,15 +71,42 @@ class Cache:
         return (self.folder / name).is_dir()
 
     def _build(self, path: Path, build: Callable[[Path], None]) -> None:
-        aside = Path(tempfile.mkdtemp(prefix=ASIDE_PREFIX, dir=self.folder))
+        aside = self.folder / f"{ASIDE_PREFIX}{path.name}"
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed since the sweep
+        aside.mkdir()
         try:
             build(aside)
             aside.rename(path)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Be the one process that builds the entry called `name`; wait while another is."""
+        path = self.folder / f"{ASIDE_PREFIX}{name}{LOCK_SUFFIX}"
+        while True:
+            with path.open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_at(lock.fileno(), path):  # who held it before took it away: that lock keeps nobody out
+                    continue
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+    def _sweep(self) -> None:
+        """Delete what killed processes left under construction."""
+        leftovers = {path.name.removesuffix(LOCK_SUFFIX) for path in self.folder.glob(f"{ASIDE_PREFIX}*")}
+        for name in leftovers:
+            path = self.folder / f"{name}{LOCK_SUFFIX}"
+            with suppress(OSError), path.open("w") as lock:  # its process is alive, or another user's
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(lock.fileno(), path):
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+                    path.unlink(missing_ok=True)
+
     def _evict(self, keep: Path) -> None:
-        self._sweep()
         entries = sorted(
             (path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(ASIDE_PREFIX)),
             key=lambda path: path.stat().st_mtime,
@@ -92,10 +121,13 @@ class Cache:
                 shutil.rmtree(path, ignore_errors=True)
                 excess -= sizes[path]
 
-    def _sweep(self) -> None:
-        for path in self.folder.glob(f"{ASIDE_PREFIX}*"):
-            if path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
-                shutil.rmtree(path, ignore_errors=True)
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file still is the one that lies at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _size_bytes(folder: Path) -> int:

@@ -34,9 +34,14 @@ class Progress:
         now = time.monotonic()
         if what != self._what:
             self._what, self._started, self._logged = what, now, now
-        if now - self._logged >= LOG_INTERVAL_S:
+        elapsed_s = now - self._started
+        if done >= total:
+            self._what = ""
+            if elapsed_s >= LOG_INTERVAL_S:
+                logger.info("%s: %d done in %.1f s", what, total, elapsed_s)
+        elif now - self._logged >= LOG_INTERVAL_S:
             self._logged = now
-            rate = done / max(now - self._started, 1e-9)
+            rate = done / max(elapsed_s, 1e-9)
             logger.info("%s: %d of %d, %.0f s left", what, done, total, (total - done) / max(rate, 1e-9))
 
 

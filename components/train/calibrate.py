@@ -15,7 +15,6 @@ from serving.engines import Logits
 
 MIN_TEMPERATURE: Final = 0.05
 MAX_TEMPERATURE: Final = 20.0
-NUM_BINS: Final = 15  # as in the paper, so that figures compare
 HALVINGS: Final = 60  # of the interval of 1/T: down to the last bit of a float
 
 
@@ -51,20 +50,3 @@ def fit_temperature(logits: Logits, targets: NDArray[np.int64]) -> float:
         else:
             high = middle
     return round(2 / (low + high), 6)
-
-
-def calibration_error(logits: Logits, targets: NDArray[np.int64], temperature: float = 1.0) -> float:
-    """Expected calibration error: how far confidence is off accuracy, 0 to 1, the mean over samples.
-
-    Samples are put into `NUM_BINS` bins by the probability of the predicted label; within a bin, mean probability and
-    share of right answers are compared.
-
-    Source: Guo et al. 2017, equation 3.
-    """
-    if len(targets) == 0:
-        return 0.0
-    confidences = softmax(logits, temperature).max(axis=1)
-    is_right = logits.argmax(axis=1) == targets
-    bins = np.minimum((confidences * NUM_BINS).astype(int), NUM_BINS - 1)
-    gaps = np.bincount(bins, weights=confidences - is_right, minlength=NUM_BINS)
-    return float(np.abs(gaps).sum() / len(targets))

@@ -1,5 +1,24 @@
-"""What a killed run goes on from."""
+"""What a killed run goes on from.
 
+A checkpoint holds what cannot be computed again: parameters that learn and all buffers, the optimizer's state, the
+moving average, the epochs done, the best one's weights, the sums over the epoch under way and how many batches of it
+are done. The rest follows from these:
+
+- The learning rate is a function of the position (`plan.learning_rate`), so no scheduler has a state.
+- What is drawn at random is drawn from the seed, the epoch and the batch or image, so no generator has one either.
+- bfloat16 reaches as far as float32, so no gradient is scaled.
+- Early stopping counts in the epochs done.
+- metrics.jsonl is written anew from the epochs done, so what a killed process wrote beyond them is gone.
+- Frozen weights are where the first ones came from, and do not change. Their hash is part of the identity.
+
+The identity is what makes a run this one: settings as text, hashes of labels, data and first weights. A checkpoint of
+another run is left alone, and the log says what differs. Facts are what the last digits depend on: threads, processes,
+versions. With other ones the run goes on, and the log says so.
+"""
+
+import hashlib
+import io
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -33,7 +52,7 @@ class Checkpoints(Observer):
     def __init__(
         self,
         folder: Path,
-        identity: str,
+        identity: Mapping[str, str],
         *,
         interval_s: float,
         stop_signal: StopSignal,
@@ -42,14 +61,15 @@ class Checkpoints(Observer):
         """Keep checkpoints.
 
         Args:
-            folder: Of this run's checkpoints.
-            identity: Hash of all that makes a run this one: data, settings, frozen weights.
+            folder: Of checkpoints; those of other runs in it stay, the newest of them.
+            identity: All that makes a run this one, by name: values of settings, hashes of data and first weights.
             interval_s: A step or epoch ends with a checkpoint when the last one is so old; 0: every one does.
             stop_signal: After it, the step under way is finished and saved.
-            facts: Versions and threads, on which the last digits depend; a change is logged, not refused.
+            facts: Versions, threads and processes, on which the last digits depend; a change is logged, not refused.
         """
         self._folder = folder
-        self._identity = identity
+        self._identity = dict(identity)
+        self._name = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:8]
         self._interval_s = interval_s
         self._stop_signal = stop_signal
         self._facts = dict(facts or {})
@@ -59,16 +79,18 @@ class Checkpoints(Observer):
 
     def resume(self, run: Run) -> None:
         """Put the run where the newest whole checkpoint left it; to be called before training starts."""
+        found = None
         if run.world.is_leader:
             self._folder.mkdir(parents=True, exist_ok=True)
             files.sweep(self._folder)
-        run.world.wait()
-        for path in reversed(self._paths()):
-            state = self._read(path)
-            if state is not None:
-                self._restore(run, state, path)
-                break
-        run.world.wait()  # nobody writes before everybody has read
+            found = self._newest()
+        # Only the leader writes, and the folders of other hosts may be others.
+        content = run.world.share(b"" if found is None else found[1])
+        if content:
+            state = _load(content)
+            self._restore(run, state)
+            if found is not None:
+                self._log(run, found[0], state["facts"])
         self._saved_at = time.monotonic()
 
     def on_start(self, run: Run) -> None:
@@ -111,8 +133,13 @@ class Checkpoints(Observer):
         return run.is_stopped or len(run.history) >= run.plan.epochs
 
     def _paths(self) -> list[Path]:
-        """From the oldest to the newest: epoch and batch stand in the name, in digits that sort."""
-        return sorted(self._folder.glob("checkpoint-*.pt"))
+        """This run's, from the oldest to the newest: epoch and batch stand in the name, in digits that sort."""
+        return sorted(self._folder.glob(f"checkpoint-{self._name}-*.pt"))
+
+    def _others(self) -> list[Path]:
+        """Those of other runs, from the oldest to the newest."""
+        paths = set(self._folder.glob("checkpoint-*.pt")) - set(self._paths())
+        return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
 
     def _save(self, run: Run) -> None:
         self._saved_at, self._is_saved = time.monotonic(), True
@@ -121,10 +148,13 @@ class Checkpoints(Observer):
         self._took_s = time.monotonic() - self._saved_at
 
     def _write(self, run: Run) -> None:
-        path = self._folder / f"checkpoint-{run.epoch:06d}-{run.current.num_batches:06d}.pt"
+        path = self._folder / f"checkpoint-{self._name}-{run.epoch:06d}-{run.current.num_batches:06d}.pt"
         with files.written_aside(path) as aside:
             torch.save(self._state(run), aside)
-        for old in self._paths()[:-KEPT]:
+        own = self._paths()
+        num_done = own.index(path) + 1
+        # What is newer was torn: the run would have gone on from it.
+        for old in (*own[: max(0, num_done - KEPT)], *own[num_done:], *self._others()[:-KEPT]):
             old.unlink(missing_ok=True)
 
     def _state(self, run: Run) -> dict[str, Any]:
@@ -143,19 +173,30 @@ class Checkpoints(Observer):
             "is_stopped": run.is_stopped and run.current.num_batches == 0,
         }
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        try:
-            state: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
-            is_ours = state["format"] == FORMAT and state["identity"] == self._identity
-        except Exception as error:  # torch raises many kinds on a file that is torn or something else
-            logger.warning("checkpoint %s is unreadable and ignored: %s", path, error)
-            return None
-        if not is_ours:
-            logger.info("checkpoint %s is of other data or other settings and ignored", path)
-            return None
-        return state
+    def _newest(self) -> tuple[Path, bytes] | None:
+        """The newest whole checkpoint of this run, and its content; says why others are not it."""
+        for path in (*reversed(self._paths()), *self._others()[-1:]):
+            try:
+                content = path.read_bytes()
+                state = _load(content)
+                differences = self._differences(state["identity"])
+            except Exception as error:  # torch raises many kinds on a file that is torn or something else
+                logger.warning("checkpoint %s is unreadable and ignored: %s", path, error)
+                continue
+            if not differences:
+                return path, content
+            logger.info("checkpoint %s is of another run and ignored: %s", path, "; ".join(differences))
+        return None
 
-    def _restore(self, run: Run, state: dict[str, Any], path: Path) -> None:
+    def _differences(self, other: Mapping[str, str]) -> list[str]:
+        """What tells another run from this one, as people read it."""
+        return [
+            f"{name} differs" if _is_hash(mine) else f"{name} was {other.get(name)} and is {mine}"
+            for name in sorted(self._identity.keys() | other.keys())
+            if (mine := self._identity.get(name)) != other.get(name)
+        ]
+
+    def _restore(self, run: Run, state: dict[str, Any]) -> None:
         run.learner.load_state_dict(state["learner"], strict=False)  # what is frozen is not in it
         run.optimizer.load_state_dict(state["optimizer"])
         if run.average is not None:
@@ -164,18 +205,27 @@ class Checkpoints(Observer):
         run.current = Epoch(**state["current"])
         run.best_state = state["best_state"]
         run.is_stopped = state["is_stopped"]
-        if run.world.is_leader:
-            where = f"after {len(run.history)} of {run.plan.epochs} epochs and {run.current.num_batches} batches"
-            what = "it is complete" if self._is_finished(run) else "going on"
-            logger.info("checkpoint %s: %s, %s", path, where, what)
-            self._log_changes(state["facts"])
 
-    def _log_changes(self, before: Mapping[str, str]) -> None:
+    def _log(self, run: Run, path: Path, before: Mapping[str, str]) -> None:
+        where = f"after {len(run.history)} of {run.plan.epochs} epochs and {run.current.num_batches} batches"
+        logger.info("checkpoint %s: %s, %s", path, where, "it is complete" if self._is_finished(run) else "going on")
         for name, value in self._facts.items():
             if before.get(name) != value:
                 logger.warning(
-                    "%s is %s and was %s when the run began: the last digits of its weights may differ",
+                    "%s is %s and was %s before the run was stopped: the last digits of its weights may differ",
                     name,
                     value,
                     before.get(name, "unknown"),
                 )
+
+
+def _load(content: bytes) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(content), "cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise ValueError(f"its format is {state['format']}, expected {FORMAT}")
+    return state
+
+
+def _is_hash(value: str | None) -> bool:
+    """Whether a value says nothing to people: a sha256 in hexadecimal."""
+    return value is not None and len(value) == 64 and set(value) <= set("0123456789abcdef")

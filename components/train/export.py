@@ -4,8 +4,6 @@ import csv
 import io
 import logging
 import platform
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from components.data.decode import Progress, Split
-from components.train.calibrate import calibration_error, fit_temperature
+from components.report.mistakes import calibration_bins, expected_calibration_error
+from components.train.calibrate import fit_temperature
+from components.train.graph import Graph
 from components.train.metrics import EpochResult, accuracy, cross_entropy, softmax
 from components.train.quantize import Valid, choose_calibration, quantize
 from serving import bundle, files, golden
@@ -36,8 +34,6 @@ ENGINES: Final = (DEFAULT_ENGINE, "torch")
 INT8_ENGINE: Final = "onnx-int8"
 NUM_COMPARED: Final = 32
 """Pictures of the valid split on which ONNX and torch are compared, beside the golden inputs."""
-MAX_GRAPH_BYTES: Final = 2**31 - 2**27
-"""Weights up to which the graph is one file: protobuf ends at 2 GiB, and the graph itself needs some of it."""
 PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
 
 
@@ -62,7 +58,7 @@ class Exported:
 
 
 def export(
-    network: Network,
+    graph: Graph,
     card: Card,
     best: EpochResult,
     splits: Mapping[str, Split],
@@ -76,7 +72,7 @@ def export(
     A bundle that lies there stops being one first, so that no reader meets a mixture; foreign files stay.
 
     Args:
-        network: Trained.
+        graph: Of the trained network.
         card: What is known of it.
         best: The epoch that it is of.
         splits: `train` gives the ranges of 8-bit activations, `valid` the temperature and whether 8 bits are enough,
@@ -90,9 +86,9 @@ def export(
         BundleError: The network's logits are constant or not finite.
     """
     _clear(folder)
-    network.eval().cpu()
-    _write_weights(network, folder / bundle.WEIGHTS)
-    write_onnx(network, card.input, folder)
+    graph.network.eval().cpu()
+    _write_weights(graph.network, folder / bundle.WEIGHTS)
+    graph.write(folder)
     engines = {name: open_engine(name, _draft(card, folder)) for name in ENGINES}
     valid, test = splits["valid"], splits["test"]
     _compare(engines, valid)
@@ -122,35 +118,6 @@ def _write_weights(network: Network, path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside)
 
 
-def write_onnx(network: nn.Module, spec: InputSpec, folder: Path) -> None:
-    """Write a network's graph to `folder`: model.onnx, and model.onnx.data beside it when the weights are too many.
-
-    Raises:
-        EngineError: torch's exporter cannot.
-    """
-    pixels = torch.zeros(2, spec.height, spec.width, 3, dtype=torch.uint8)  # 2: a 1 would be taken for a constant
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes on itself; what it wrote is compared with torch below
-        program = torch.onnx.export(
-            network,
-            (pixels,),
-            input_names=["pixels"],
-            output_names=["logits"],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise EngineError("torch's ONNX exporter wrote nothing")
-    size_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
-    # The graph names the file of its weights, so both are written under their own names, aside, and then moved.
-    with tempfile.TemporaryDirectory(prefix=files.ASIDE_PREFIX, dir=folder) as aside:
-        program.save(Path(aside) / bundle.ONNX_MODEL, external_data=size_bytes > MAX_GRAPH_BYTES)
-        for name in (bundle.ONNX_DATA, bundle.ONNX_MODEL):
-            if (Path(aside) / name).exists():
-                files.publish(Path(aside) / name, folder / name)
-
-
 def _draft(card: Card, folder: Path) -> Bundle:
     """A bundle as far as engines look at it; its metrics are what the engines are about to measure."""
     manifest = Manifest.model_construct(
@@ -171,16 +138,16 @@ def _quantize(folder: Path, train: Split, valid: Valid, tolerance: float) -> boo
 def _calibrate(valid_logits: Logits, valid: Split, test_logits: Logits, test: Split) -> Calibration:
     """Fit the temperature on valid, and say on test, which it has not seen, what it is worth."""
     temperature = fit_temperature(valid_logits, valid.targets)
-    calibration = Calibration(
-        temperature=temperature,
-        ece_before=calibration_error(test_logits, test.targets),
-        ece_after=calibration_error(test_logits, test.targets, temperature),
+    before, after = (
+        expected_calibration_error(calibration_bins(test.targets, softmax(test_logits, divisor)))
+        for divisor in (1.0, temperature)
     )
+    calibration = Calibration(temperature=temperature, ece_before=before, ece_after=after)
     logger.info(
         "calibration: temperature %.3f; expected calibration error on test %.4f, before %.4f",
         temperature,
-        calibration.ece_after,
-        calibration.ece_before,
+        after,
+        before,
     )
     return calibration
 

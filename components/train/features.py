@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -13,12 +13,12 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from components.cache import Cache, key
 from components.data.decode import Progress, Split
 from components.train.augment import Augmentation
-from components.train.export import write_onnx
+from components.train.graph import Graph
 from components.train.world import World
 from serving.bundle import ONNX_MODEL, InputSpec
 from serving.engines import num_cpus
@@ -72,6 +72,7 @@ class Extractor:
         }
 
         def compute(places: range, scratch: Path) -> Features:
+            self._report(what, 0, places)
             engine = self._by_onnx(scratch) if self.engine == "onnx" else self._by_torch()
             return _compute(split, places, augmentation, view, engine, lambda done: self._report(what, done, places))
 
@@ -137,7 +138,7 @@ class Extractor:
 
     def _by_onnx(self, scratch: Path) -> Compute:
         with tempfile.TemporaryDirectory(dir=scratch) as graph:
-            write_onnx(_without_head(self.network).eval().cpu(), self.spec, Path(graph))
+            Graph(self.network, self.spec, self.cache).write(Path(graph), "features")
             session = open_session(Path(graph) / ONNX_MODEL, max(1, num_cpus() // self.world.local_size))
         (entry,) = session.get_inputs()
         return lambda pixels: np.asarray(session.run(None, {entry.name: pixels})[0])
@@ -155,11 +156,21 @@ class Extractor:
 
 def hash_backbone(network: Network) -> str:
     """sha256 of everything in a network but its head: architecture, names, values."""
-    digest = hashlib.sha256(type(network.body).__name__.encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        if not name.startswith(f"body.{network.head_path}."):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    of_head = f"body.{network.head_path}."
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(of_head)}
+    return _hash(type(network.body).__name__, state)
+
+
+def hash_head(network: Network) -> str:
+    """sha256 of a network's head: names, values."""
+    return _hash(network.head_path, network.head.state_dict())
+
+
+def _hash(title: str, state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(title.encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -110,7 +110,8 @@ def _reason_not_to_try(model: Path, calibration: Pixels, valid: Valid) -> Verdic
 
 
 def _try(model: Path, into: Path, calibration: Pixels, valid: Valid, tolerance: float) -> Verdict:
-    with tempfile.TemporaryDirectory(prefix="kennel-int8-") as folder:
+    # Beside the graph: what a killed process leaves there is swept at the next start.
+    with tempfile.TemporaryDirectory(prefix=files.ASIDE_PREFIX, dir=into.parent) as folder:
         draft = Path(folder) / "int8.onnx"
         try:
             convert(model, draft, calibration)
@@ -151,7 +152,7 @@ def convert(model: Path, into: Path, calibration: Pixels) -> None:
     """
     prepared = into.with_name("prepared.onnx")
     # Folds batch norms and constants, and gives every tensor its shape: without one it would not be quantised.
-    with _quiet():
+    with _quiet(), _temporary_files_in(into.parent):
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
         _quantize_static(prepared, into, calibration)
 
@@ -181,6 +182,16 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """onnxruntime makes folders of its own, as large as the graph: a killed process would leave them in /tmp."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _kept_in_float(model: onnx.ModelProto) -> list[str]:

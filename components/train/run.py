@@ -26,7 +26,8 @@ from components.train.augment import Mixing
 from components.train.checkpoint import Checkpoints
 from components.train.ema import Average
 from components.train.export import Card, export
-from components.train.features import hash_backbone
+from components.train.features import hash_backbone, hash_head
+from components.train.graph import Graph
 from components.train.loop import Observer, Run, fit
 from components.train.observers import BatchProgress, EarlyStopping, EpochLog, TimeLimit
 from components.train.plan import Plan, balanced_weights
@@ -36,6 +37,7 @@ from components.train.tensorboard import TensorBoard
 from components.train.world import World
 from components.weights import CHANNELS as WEIGHTS_CHANNELS
 from components.weights import find_weights
+from serving import files
 from serving.bundle import Bundle, Head, InputSpec
 from serving.engines import num_cpus
 from serving.engines.torch_network import Network
@@ -68,6 +70,9 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
         logging.getLogger("components").setLevel(logging.ERROR)  # one voice, for warnings too
     torch.set_num_threads(max(1, num_cpus() // world.local_size))
     folders = _Folders(settings, environment)
+    if world.is_leader:
+        folders.sweep()
+    world.wait()  # nobody writes before
     cache = Cache(settings.cache_dir or default_folder(), settings.cache_limit_gb)
     spec, head = input_spec(settings.image_size), _head(settings)
     with phases.measured("index"):
@@ -87,7 +92,7 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
         _identity(settings, index.labels, splits, network),
         interval_s=settings.checkpoint_interval_s,
         stop_signal=stop_signal,
-        facts=_facts(),
+        facts=_facts(settings, world),
     )
     checkpoints.resume(run)
     with phases.measured("train"):
@@ -99,7 +104,15 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
     with phases.measured("export and test"):
         card = Card(settings.arch, head, index.labels, spec, settings.learnt_from())
         seen = splits | {"train": inputs.as_seen(splits["train"], spec)}
-        exported = export(network, card, best, seen, folders.model, progress, int8_tolerance=settings.int8_tolerance)
+        exported = export(
+            Graph(network, spec, cache),
+            card,
+            best,
+            seen,
+            folders.model,
+            progress,
+            int8_tolerance=settings.int8_tolerance,
+        )
     report(exported, run.history, splits["test"], phases.seconds, folders.output)
     return exported.bundle
 
@@ -116,6 +129,11 @@ class _Folders:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
+
+    def sweep(self) -> None:
+        """Delete what killed processes left half-written."""
+        for folder in (self.model, self.output, self.checkpoints):
+            files.sweep(folder)
 
     def _beside(self, what: str) -> Path:
         model = self.model.absolute()  # of "." there is no name
@@ -227,17 +245,28 @@ def _observers(settings: TrainSettings, folders: _Folders, world: World, progres
     return observers
 
 
-def _identity(settings: TrainSettings, labels: tuple[str, ...], splits: dict[str, Split], network: Network) -> str:
+def _identity(
+    settings: TrainSettings, labels: tuple[str, ...], splits: dict[str, Split], network: Network
+) -> dict[str, str]:
     """What makes this run this one: a checkpoint of another is not gone on from."""
-    facts = {
-        "settings": settings.learnt_from(),
-        "labels": labels,
-        "data": {name: [split.digests, split.targets.tolist()] for name, split in splits.items()},
-        "backbone": hash_backbone(network),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def digest(content: object) -> str:
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    options = {f"--{name.replace('_', '-')}": str(value) for name, value in settings.learnt_from().items()}
+    data = {f"the {name} split": digest([part.digests, part.targets.tolist()]) for name, part in splits.items()}
+    first = {"the backbone's first weights": hash_backbone(network), "the head's first weights": hash_head(network)}
+    return options | data | first | {"the list of labels": digest(labels)}
 
 
-def _facts() -> dict[str, str]:
+def _facts(settings: TrainSettings, world: World) -> dict[str, str]:
+    """What the last digits of the weights depend on."""
     versions = {name: version(name) for name in PACKAGES}
-    return {"threads": str(torch.get_num_threads()), "machine": platform.machine(), **versions}
+    return {
+        "threads": str(torch.get_num_threads()),
+        "processes": str(world.size),
+        "device": world.device.type,
+        "--micro-batch": str(settings.micro_batch),
+        "machine": platform.machine(),
+        **versions,
+    }

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -53,6 +54,17 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, owner)
+
+    def share(self, content: bytes) -> bytes:
+        """What the leader gives, in every process; others give what they like."""
+        if self.size == 1:
+            return content
+        mine = np.frombuffer(content if self.is_leader else b"", dtype=np.uint8)
+        # On the CPU, as it is read and used there.
+        length = int(self.sum(torch.tensor(len(mine))))
+        shared = torch.from_numpy(np.resize(mine, length)) if length else torch.empty(0, dtype=torch.uint8)
+        distributed.broadcast(shared, 0)
+        return shared.numpy().tobytes()
 
     def wait(self) -> None:
         """Return when all processes are here."""

@@ -108,4 +108,5 @@ def _make_head(head: Head, last: nn.Linear | nn.Conv2d, num_labels: int) -> nn.M
     if head.kind == "linear":
         return layer(inputs, num_labels)
     hidden = head.hidden or inputs
-    return nn.Sequential(layer(inputs, hidden), nn.ReLU(), nn.Dropout(head.dropout), layer(hidden, num_labels))
+    dropout = [nn.Dropout(head.dropout)] if head.dropout > 0 else []
+    return nn.Sequential(layer(inputs, hidden), nn.ReLU(), *dropout, layer(hidden, num_labels))

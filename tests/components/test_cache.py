@@ -1,11 +1,12 @@
 import multiprocessing
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from components.cache import ABANDONED_AFTER_S, Cache, default_folder, key
+from components.cache import Cache, default_folder, key
 
 
 def fill(size_bytes: int) -> "Fill":
@@ -56,13 +57,28 @@ def test_what_was_used_least_recently_goes_first_and_what_was_asked_for_stays(tm
     assert [name for name in ("a", "c", "large") if cache.has(name)] == ["large"]
 
 
-def test_what_killed_processes_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
-    old, young = tmp_path / ".aside-old", tmp_path / ".aside-young"
-    for folder in (old, young):
-        folder.mkdir()
-    os.utime(old, (time.time() - 2 * ABANDONED_AFTER_S, time.time() - 2 * ABANDONED_AFTER_S))
-    Cache(tmp_path).entry("a", fill(1))
-    assert (old.exists(), young.exists()) == (False, True)
+def _build_for_ever(folder: Path, queue: "multiprocessing.Queue[str]") -> None:
+    def build(aside: Path) -> None:
+        (aside / "half").touch()
+        queue.put("building")
+        signal.pause()
+
+    Cache(folder).entry("a", build)
+
+
+def test_what_a_killed_process_left_goes_at_the_next_start_and_what_a_living_one_builds_stays(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_build_for_ever, args=(tmp_path, queue))
+    process.start()
+    assert queue.get(timeout=60) == "building"
+    Cache(tmp_path).entry("b", fill(1))
+    assert list(tmp_path.glob(".aside-a/half"))
+    process.kill()
+    process.join(60)
+    Cache(tmp_path).entry("b", fill(1))  # also when nothing has to be built
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert (Cache(tmp_path).entry("a", fill(1)) / "content").exists()
 
 
 def _build_slowly(folder: Path, started: Path, queue: "multiprocessing.Queue[str]") -> None:

@@ -31,15 +31,22 @@ def make(
     ("architecture", "size"),
     [("resnet18", 32), ("squeezenet1_1", 64), ("densenet121", 32), ("mobilenet_v3_small", 32), ("vit_b_32", 64)],
 )
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_the_head_is_replaced_and_learns_alone(architecture: str, size: int, kind: str) -> None:
-    head = Head(kind="mlp", hidden=12, dropout=0.3) if kind == "mlp" else LINEAR
+@pytest.mark.parametrize(
+    ("head", "kinds"),
+    [
+        (LINEAR, ["layer"]),
+        (Head(kind="mlp", hidden=12), ["layer", "ReLU", "layer"]),
+        (Head(kind="mlp", hidden=12, dropout=0.3), ["layer", "ReLU", "Dropout", "layer"]),
+    ],
+)
+def test_the_head_is_replaced_and_learns_alone(architecture: str, size: int, head: Head, kinds: list[str]) -> None:
     network = make(architecture, size=size, head=head).eval()
     assert network(torch.zeros(2, size, size, 3, dtype=torch.uint8)).shape == (2, 7)
     learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert learning == {f"body.{network.head_path}.{name}" for name, _ in network.head.named_parameters()}
-    kinds = [type(module).__name__ for module in network.head.modules()]
-    assert ("Dropout" in kinds) == (kind == "mlp")
+    layer = "Conv2d" if architecture.startswith("squeezenet") else "Linear"
+    modules = network.head if isinstance(network.head, nn.Sequential) else [network.head]
+    assert [type(module).__name__ for module in modules] == [layer if kind == "layer" else kind for kind in kinds]
 
 
 def test_there_are_eighty_architectures() -> None:

@@ -1,5 +1,8 @@
 """The default engine."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +32,15 @@ def test_a_model_with_another_number_of_labels_is_an_engine_error(own_bundle: Pa
     reseal(own_bundle)
     with pytest.raises(EngineError, match=r"answered \(2, 3\), expected \(2, 7\)"):
         open_engine("onnx", bundles.read(own_bundle), 1).infer(pictures(bundle, 2))  # noqa: F405 - of the suite
+
+
+def test_nothing_is_told_to_the_makers_of_the_runtime(own_bundle: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from serving import bundle, engines; "
+        "engines.open_engine('onnx', bundle.read(Path(sys.argv[1])), 1)"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", code, str(own_bundle)], check=True, env=environ | {"TMPDIR": str(scratch)})
+    assert list(scratch.iterdir()) == []  # telemetry keeps the number of its session here

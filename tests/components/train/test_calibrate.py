@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from components.train.calibrate import MAX_TEMPERATURE, MIN_TEMPERATURE, calibration_error, fit_temperature
+from components.report.mistakes import calibration_bins, expected_calibration_error
+from components.train.calibrate import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
 from components.train.metrics import cross_entropy, softmax
 from serving.engines import Logits
 
@@ -21,9 +22,11 @@ def test_the_temperature_that_was_put_on_is_found_and_mends_the_error(temperatur
     skewed = (logits * temperature).astype(np.float32)
     fitted = fit_temperature(skewed, targets)
     assert fitted == pytest.approx(temperature, rel=0.05)
-    after = calibration_error(skewed, targets, fitted)
+    before, after = (
+        expected_calibration_error(calibration_bins(targets, softmax(skewed, divisor))) for divisor in (1.0, fitted)
+    )
     assert after < 0.025
-    assert temperature == 1.0 or calibration_error(skewed, targets) > 4 * after
+    assert temperature == 1.0 or before > 4 * after
 
 
 def test_no_other_temperature_is_more_likely() -> None:
@@ -50,11 +53,3 @@ def test_always_wrong_always_the_same_and_nothing_at_all_have_a_temperature_too(
     assert fit_temperature(np.zeros((0, 3), np.float32), np.zeros(0, np.int64)) == 1.0
     huge = np.array([[1e30, -1e30], [1e30, -1e30]], np.float32)
     assert MIN_TEMPERATURE <= fit_temperature(huge, np.array([0, 1])) <= MAX_TEMPERATURE
-
-
-def test_the_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    logits = np.log(np.array([[0.8, 0.2]] * 10)).astype(np.float32)
-    for right in (8, 5, 10):
-        targets = (np.arange(10) >= right).astype(np.int64)
-        assert calibration_error(logits, targets) == pytest.approx(abs(0.8 - right / 10), abs=1e-6)
-    assert calibration_error(np.array([[100, 0]], np.float32), np.array([0])) == pytest.approx(0)

@@ -1,6 +1,6 @@
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from components.train.sources import PixelSource, Places
 
 MakeRun = Callable[..., Run]
 EPOCHS = 4
+IDENTITY = {"--lr": "0.001", "the train split": "a" * 64}
 
 
 class Killed(Exception):
@@ -33,12 +34,22 @@ class KillAt(Observer):
             raise Killed
 
 
+class Steps(Observer):
+    """Notes the epoch and the batch of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def on_step(self, run: Run, batch: int, num_batches: int) -> None:
+        self.seen.append((run.epoch, batch))
+
+
 def attempt(
     make_run: MakeRun,
     pictures: PixelSource,
     folder: Path,
     *others: Observer,
-    identity: str = "x",
+    identity: Mapping[str, str] = IDENTITY,
     interval_s: float = 0.0,
     stop_signal: StopSignal | None = None,
     freeze: bool = True,
@@ -91,16 +102,11 @@ def test_a_network_that_learns_as_a_whole_goes_on_as_well(
 
 
 def test_a_run_goes_on_in_the_middle_of_an_epoch(make_run: MakeRun, pictures: PixelSource, tmp_path: Path) -> None:
-    steps: list[tuple[int, int]] = []
-
-    class Steps(Observer):
-        def on_step(self, run: Run, batch: int, num_batches: int) -> None:
-            steps.append((run.epoch, batch))
-
+    steps = Steps()
     with pytest.raises(Killed):
         attempt(make_run, pictures, tmp_path, KillAt(2, 2))
-    attempt(make_run, pictures, tmp_path, Steps())
-    assert steps[0] == (2, 2)
+    attempt(make_run, pictures, tmp_path, steps)
+    assert steps.seen[0] == (2, 2)
 
 
 def test_epochs_after_the_last_checkpoint_are_done_again_and_stand_in_the_metrics_once(
@@ -134,7 +140,8 @@ def test_a_signal_in_the_middle_of_a_step_saves_after_it_and_stops(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert steps[-1] == (2, 1)
-    assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-000002-000001.pt"]
+    (saved,) = tmp_path.glob("*.pt")
+    assert saved.name.endswith("-000002-000001.pt")
     assert_same(attempt(make_run, pictures, tmp_path), undisturbed)
 
 
@@ -156,7 +163,7 @@ def test_a_signal_while_the_epoch_is_validated_saves_the_epoch_and_stops(
             attempt(make_run, source, tmp_path, interval_s=3600, stop_signal=stop_signal)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-000002-000000.pt"]
+    assert [path.name.endswith("-000002-000000.pt") for path in tmp_path.glob("*.pt")] == [True]
     assert_same(attempt(make_run, pictures, tmp_path), undisturbed)
 
 
@@ -212,10 +219,48 @@ def test_only_the_newest_checkpoints_stay(make_run: MakeRun, pictures: PixelSour
     assert len(list(tmp_path.glob("*.pt"))) == KEPT
 
 
-def test_a_checkpoint_of_another_run_is_ignored(make_run: MakeRun, pictures: PixelSource, tmp_path: Path) -> None:
-    attempt(make_run, pictures, tmp_path, identity="other")
+def test_a_checkpoint_of_another_run_is_ignored_and_the_log_says_what_differs(
+    make_run: MakeRun, pictures: PixelSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    attempt(make_run, pictures, tmp_path, identity={"--lr": "0.5", "the train split": "b" * 64, "--ema": "0.9"})
     with pytest.raises(Killed):
-        attempt(make_run, pictures, tmp_path, KillAt(1, 1), identity="this")
+        attempt(make_run, pictures, tmp_path, KillAt(1, 1))
+    (line,) = (line for line in caplog.messages if "another run" in line)
+    differences = "--ema was 0.9 and is None; --lr was 0.5 and is 0.001; the train split differs"
+    assert line.endswith(f"is of another run and ignored: {differences}")
+
+
+def test_a_longer_run_of_other_settings_in_the_same_folder_does_not_cost_a_run_its_checkpoints(
+    make_run: MakeRun, pictures: PixelSource, tmp_path: Path, undisturbed: Run
+) -> None:
+    longer = attempt(make_run, pictures, tmp_path, identity={"--lr": "0.5"})
+    with pytest.raises(Killed):
+        attempt(make_run, pictures, tmp_path, KillAt(2, 2))
+    steps = Steps()
+    assert_same(attempt(make_run, pictures, tmp_path, steps), undisturbed)
+    assert steps.seen[0] == (2, 2)
+    assert_same(attempt(make_run, pictures, tmp_path, KillAt(1, 1), identity={"--lr": "0.5"}), longer)
+
+
+def test_of_many_other_runs_the_newest_checkpoints_stay(
+    make_run: MakeRun, pictures: PixelSource, tmp_path: Path
+) -> None:
+    for lr in ("0.1", "0.2", "0.3"):
+        attempt(make_run, pictures, tmp_path, identity={"--lr": lr}, epochs=1)
+    assert len(list(tmp_path.glob("*.pt"))) == 2 * KEPT
+
+
+def test_a_torn_checkpoint_does_not_take_the_place_of_a_whole_one(
+    make_run: MakeRun, pictures: PixelSource, tmp_path: Path
+) -> None:
+    with pytest.raises(Killed):
+        attempt(make_run, pictures, tmp_path, KillAt(3, 2))
+    _, torn = sorted(tmp_path.glob("*.pt"))
+    torn.rename(torn.with_name(torn.name.replace("000003-000001", "000009-000000"))).write_bytes(b"torn")
+    with pytest.raises(Killed):
+        attempt(make_run, pictures, tmp_path, KillAt(3, 2))
+    assert [path.stem[-13:] for path in sorted(tmp_path.glob("*.pt"))] == ["000003-000000", "000003-000001"]
 
 
 def test_another_number_of_threads_is_logged_and_not_refused(
@@ -223,9 +268,9 @@ def test_another_number_of_threads_is_logged_and_not_refused(
 ) -> None:
     attempt(make_run, pictures, tmp_path)
     run = make_run(head="mlp", ema=0.9, freeze=True, epochs=EPOCHS)
-    Checkpoints(tmp_path, "x", interval_s=0, stop_signal=StopSignal(), facts={"threads": "7"}).resume(run)
+    Checkpoints(tmp_path, IDENTITY, interval_s=0, stop_signal=StopSignal(), facts={"threads": "7"}).resume(run)
     assert len(run.history) == EPOCHS
-    assert "threads is 7 and was 2 when the run began" in caplog.text
+    assert "threads is 7 and was 2 before" in caplog.text
 
 
 def test_what_a_killed_process_left_half_written_is_swept(
@@ -243,7 +288,10 @@ def test_a_checkpoint_that_carries_code_is_not_executed(
         def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (tmp_path / "executed",))
 
-    torch.save({"format": 1, "identity": "x", "learner": Payload()}, tmp_path / "checkpoint-000001-000001.pt")
+    with pytest.raises(Killed):
+        attempt(make_run, pictures, tmp_path, KillAt(1, 2), epochs=1)
+    (saved,) = tmp_path.glob("*.pt")
+    torch.save(torch.load(saved, weights_only=True) | {"learner": Payload()}, saved)
     attempt(make_run, pictures, tmp_path, epochs=1)
     assert not (tmp_path / "executed").exists()
 

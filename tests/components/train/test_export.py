@@ -2,22 +2,24 @@
 
 import csv
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from components.cache import Cache
 from components.data.decode import Split
 from components.data.index import Sample
 from components.model import input_spec
-from components.train.calibrate import calibration_error
-from components.train.export import Card, export, write_onnx
-from components.train.metrics import EpochResult
+from components.report.mistakes import calibration_bins, expected_calibration_error
+from components.train.export import Card, export
+from components.train.graph import Graph
+from components.train.metrics import EpochResult, softmax
 from serving import bundle, golden
 from serving.bundle import Bundle, Head
 from serving.codecs import write_json
@@ -25,51 +27,12 @@ from serving.engines import open_engine
 from serving.engines.torch_network import Network
 from serving.errors import BundleError
 from tests.support.images import noise
+from tests.support.networks import settled
 
 LABELS = ("dark", "grey", "light")
 LINEAR = Head(kind="linear")
 BEST = EpochResult(1, 0.0, 0.0, 1.0, 0.0, 0.1, 1.0, 1.0, 0.0)
 SPEC = input_spec(32)
-
-FAMILIES = {
-    "alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "googlenet": 32, "inception_v3": 96,
-    "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32, "mobilenet_v3_small": 32, "regnet_y_400mf": 32,
-    "resnet18": 32, "resnext50_32x4d": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 64, "swin_t": 64, "swin_v2_t": 64,
-    "vgg11_bn": 32, "vit_b_32": 64, "wide_resnet50_2": 32,
-}  # fmt: skip
-"""One architecture of each, and a side that it takes, in px."""
-
-
-def run(path: Path, pixels: torch.Tensor) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"pixels": pixels.numpy()})
-    return np.asarray(logits)
-
-
-def settled(architecture: str, size: int) -> Network:
-    """A network whose batch statistics are not those of a newborn, which hide mistakes in exporting them."""
-    torch.manual_seed(0)
-    network = Network(architecture, LINEAR, len(LABELS), input_spec(size))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)  # type: ignore[arg-type]  # there is one
-            nn.init.uniform_(module.running_var, 0.8, 1.2)  # type: ignore[arg-type]
-    return network.eval()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", FAMILIES)
-def test_a_graph_of_every_family_answers_as_torch_does(architecture: str, tmp_path: Path) -> None:
-    size = FAMILIES[architecture]
-    network = settled(architecture, size)
-    write_onnx(network, input_spec(size), tmp_path)
-    for count in (1, 5):
-        pixels = torch.from_numpy(np.stack([noise(size, size, seed=seed) for seed in range(count)]))
-        with torch.inference_mode():
-            expected = network(pixels).numpy()
-        np.testing.assert_allclose(
-            run(tmp_path / bundle.ONNX_MODEL, pixels), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
-        )
 
 
 def split(name: str, count: int) -> Split:
@@ -109,9 +72,9 @@ class Exported:
 
 def export_to(folder: Path, splits: dict[str, Split], **options: float) -> Bundle:
     card = Card("resnet18", LINEAR, LABELS, SPEC, {})
-    network = fitted(splits["train"])
+    graph = Graph(fitted(splits["train"]), SPEC, Cache(Path(os.environ["KENNEL_CACHE_DIR"])))
     tolerance = options.get("int8_tolerance", 0.5)
-    return export(network, card, BEST, splits, folder, lambda *_: None, int8_tolerance=tolerance).bundle
+    return export(graph, card, BEST, splits, folder, lambda *_: None, int8_tolerance=tolerance).bundle
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +98,9 @@ def test_the_temperature_is_kept_with_what_it_is_worth_on_the_test_split(exporte
     calibration, test = exported.bundle.manifest.calibration, exported.splits["test"]
     logits = open_engine("onnx", exported.bundle).infer(test.pixels)
     assert calibration.temperature != 1.0
-    assert calibration.ece_before == pytest.approx(calibration_error(logits, test.targets))
-    assert calibration.ece_after == pytest.approx(calibration_error(logits, test.targets, calibration.temperature))
+    for error, temperature in ((calibration.ece_before, 1.0), (calibration.ece_after, calibration.temperature)):
+        bins = calibration_bins(test.targets, softmax(logits, temperature))
+        assert error == pytest.approx(expected_calibration_error(bins))
     assert calibration.ece_before is not None
     assert calibration.ece_after is not None
     assert calibration.ece_after < calibration.ece_before
@@ -167,7 +131,7 @@ def test_a_bundle_over_another_keeps_no_graph_of_it(exported: Exported, tmp_path
 def test_weights_over_the_limit_lie_beside_the_graph_and_are_sealed_with_it(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.train.export.MAX_GRAPH_BYTES", 10**6)  # ResNet-18 has 45 MB
+    monkeypatch.setattr("components.train.graph.MAX_GRAPH_BYTES", 10**6)  # ResNet-18 has 45 MB
     made = export_to(tmp_path / "model", exported.splits | {"train": split("train", 60)})
     assert made.manifest.files["model.onnx"].size_bytes < 10**6 < made.manifest.files["model.onnx.data"].size_bytes
     assert "model.int8.onnx" not in made.manifest.files

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,12 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 from components.data.digits import write_digits
-from components.environment import Hosts
+from components.environment import Hosts, StopSignal
 from components.train import processes, torchrun
+from components.train.checkpoint import Checkpoints
+from components.train.loop import Run
+from components.train.plan import Plan
+from components.train.world import from_environment
 from serving import bundle
 from serving.errors import ConfigError, InternalError
 from tests.components.train.conftest import run_train
 from tests.support.folders import write_images
+from tests.support.two_processes import Small
 
 TOLERANCE = 1e-5
 """Of weights and losses: gradients of two processes are added in another order."""
@@ -43,6 +49,40 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         states.append(torch.load(out, weights_only=True))
     for name, alone in states[0].items():
         torch.testing.assert_close(states[1][name], alone, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+
+
+def resume(folder: Path) -> Run:
+    """A run of a small network, where the checkpoint in `folder` or that of the leader left it."""
+    world = from_environment()
+    torch.manual_seed(world.rank)
+    learner = Small()
+    plan = Plan(epochs=2, batch_size=8, lr=0.01, seed=0)
+    run = Run(learner, torch.optim.AdamW(learner.parameters(), lr=0.01), plan, world)
+    Checkpoints(folder, {}, interval_s=0, stop_signal=StopSignal()).resume(run)
+    return run
+
+
+def _resume(rank: int, port: int, folder: Path, queue: "multiprocessing.Queue[tuple[int, float]]") -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with processes.connected(60):
+        run = resume(folder / str(rank))
+        queue.put((run.current.num_batches, float(next(run.learner.parameters()).detach().sum())))
+
+
+def test_hosts_that_share_no_folder_all_go_on_from_the_leaders_checkpoint(tmp_path: Path) -> None:
+    saved = resume(tmp_path / "0")
+    saved.current.num_batches = 2
+    checkpoints = Checkpoints(tmp_path / "0", {}, interval_s=0, stop_signal=StopSignal())
+    checkpoints.on_step(saved, 2, 3)
+    context = multiprocessing.get_context("spawn")
+    queue, port = context.Queue(), free_port()
+    both = [context.Process(target=_resume, args=(rank, port, tmp_path, queue)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    found = [queue.get(timeout=120) for _ in both]
+    for process in both:
+        process.join(60)
+    assert found == [(2, float(next(saved.learner.parameters()).detach().sum()))] * 2
 
 
 def start_train(*arguments: str, **environ: str) -> "subprocess.Popen[str]":
@@ -111,7 +151,8 @@ def run_nodes(*arguments: tuple[str, ...]) -> list[Node]:
     for rank, own in reversed(list(enumerate(arguments))):
         ranks = {"PET_NODE_RANK": str(rank), "RANK": str(rank)}
         started.append(start_train(*own, **common, **meeting, **ranks))
-    return [Node(process.wait(), log) for process in reversed(started) for log in [process.communicate()[0]]]
+    logs = [process.communicate()[0] for process in started]
+    return [Node(process.returncode, log) for process, log in zip(reversed(started), reversed(logs), strict=True)]
 
 
 @pytest.mark.slow

@@ -71,6 +71,14 @@ def test_a_graph_that_keeps_its_accuracy_is_written_and_answers_pixels(
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
 
 
+def test_temporary_files_lie_beside_the_graph_where_the_next_start_finds_them(
+    model: Path, valid: Valid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))  # nothing can be written there
+    verdict = quantize(model, tmp_path / "int8.onnx", choose_calibration(valid.pixels), valid, 0.5)
+    assert verdict.is_written, verdict.reason
+
+
 def test_too_few_pictures_to_judge_by_write_nothing_and_take_away_what_was_there(
     model: Path, valid: Valid, tmp_path: Path
 ) -> None:
