@@ -4,7 +4,7 @@ A stage asks for an `Environment` and uses its folders; whether they come from a
 or a Kubeflow step, it cannot tell.
 
 Source: SageMaker Developer Guide, "How SageMaker Runs Your Training Image"; file formats as seen in
-sagemaker-training-toolkit.
+sagemaker-training-toolkit. Kubeflow's variables: PyTorchJob as set by its training-operator, TrainJob by its trainer.
 """
 
 import json
@@ -20,12 +20,16 @@ from types import FrameType
 from typing import Any, Final
 
 from serving import files
-from serving.errors import ConfigError, KennelError
+from serving.errors import ConfigError, KennelError, PeerError
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILURE_CHARS: Final = 1024  # SageMaker shows this many of the failure file
 EXIT_STOPPED: Final = 128 + signal.SIGTERM
+SAGEMAKER_PORT: Final = 7777  # sagemaker-training-toolkit's
+KUBEFLOW_PORT: Final = 29500
+FAILURE_VARIABLE: Final = "KENNEL_FAILURE_FILE"
+"""Names the file in which a process leaves its sentence for the one that started it, which says it once for all."""
 
 
 class Stopped(BaseException):
@@ -35,8 +39,8 @@ class Stopped(BaseException):
 class StopSignal:
     """SIGTERM, turned into `Stopped` wherever the stage is, except where it asks for a moment.
 
-    Files appear whole or not at all, so most instants are as good as any; between the first and the last weight that a
-    step moves, there is nothing whole to save.
+    Files appear whole or not at all, so most instants are as good as any; while it trains, there is something to save
+    first, and between the first and the last weight that a step moves there is nothing whole to save.
     """
 
     def __init__(self) -> None:
@@ -65,6 +69,23 @@ stop_signal = StopSignal()
 
 
 @dataclass(frozen=True)
+class Hosts:
+    """The machines of a job, and which of them this is."""
+
+    count: int = 1
+    rank: int = 0
+    """Of this one, from 0."""
+    first: str = "localhost"
+    """Name or address of the first: where they meet."""
+    port: int = SAGEMAKER_PORT
+    """On the first."""
+    interface: str = ""
+    """Of the network by which they reach each other; empty when nobody says."""
+    processes: int | None = None
+    """On each; None when nobody says."""
+
+
+@dataclass(frozen=True)
 class Environment:
     """What the place gives: folders by purpose, hyperparameters, hosts."""
 
@@ -75,10 +96,7 @@ class Environment:
     failure_file: Path | None = None
     hyperparameters: Path | None = None
     channels: Mapping[str, Path] = field(default_factory=dict)
-    hosts: tuple[str, ...] = ("localhost",)
-    current_host: str = "localhost"
-    network_interface: str = ""
-    """By which hosts reach each other; empty when nobody says."""
+    hosts: Hosts = Hosts()
 
 
 def detect(environ: Mapping[str, str] = os.environ) -> Environment:
@@ -87,18 +105,16 @@ def detect(environ: Mapping[str, str] = os.environ) -> Environment:
     `SAGEMAKER_BASE_DIR` names another root than /opt/ml, as in SageMaker's own toolkits.
 
     Raises:
-        ConfigError: A configuration file of the platform is not readable JSON.
+        ConfigError: A configuration file of the platform is not readable JSON, or its hosts contradict each other.
     """
     root = _root(environ)
     config = root / "input" / "config"
     if not config.is_dir():
-        return Environment()
+        return Environment(failure_file=_failure_file(environ), hosts=_kubeflow_hosts(environ))
     data = root / "input" / "data"
     names = set(_read_json(config / "inputdataconfig.json"))
     if data.is_dir():
         names |= {folder.name for folder in data.iterdir() if folder.is_dir()}
-    resources = _read_json(config / "resourceconfig.json")
-    hosts = tuple(resources.get("hosts", ("localhost",)))
     hyperparameters = config / "hyperparameters.json"
     return Environment(
         model_dir=root / "model",
@@ -107,9 +123,7 @@ def detect(environ: Mapping[str, str] = os.environ) -> Environment:
         failure_file=_failure_file(environ),
         hyperparameters=hyperparameters if hyperparameters.exists() else None,
         channels={name: data / name for name in sorted(names)},
-        hosts=hosts,
-        current_host=resources.get("current_host", hosts[0]),
-        network_interface=resources.get("network_interface_name", ""),
+        hosts=_sagemaker_hosts(_read_json(config / "resourceconfig.json")),
     )
 
 
@@ -131,12 +145,12 @@ def run(stage: Callable[[Environment], None]) -> int:
         environment = detect()
         stage(environment)
     except KennelError as error:
-        return _fail(environment, str(error))
+        return _fail(environment, str(error), is_cause=not isinstance(error, PeerError))
     except Stopped:
-        logger.warning("stopped by SIGTERM: the same command goes on from the last checkpoint, if there is one")
+        logger.info("stopped by SIGTERM: the same command goes on from the last checkpoint, if there is one")
         return EXIT_STOPPED
     except KeyboardInterrupt:
-        logger.warning("stopped by Ctrl-C: the same command goes on from the last checkpoint, if there is one")
+        logger.info("stopped by Ctrl-C: the same command goes on from the last checkpoint, if there is one")
         return 128 + signal.SIGINT
     except Exception as error:
         traceback.print_exc()
@@ -148,17 +162,60 @@ def _root(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 
 
+def _sagemaker_hosts(resources: Mapping[str, Any]) -> Hosts:
+    names = tuple(resources.get("hosts", ("localhost",)))
+    current = resources.get("current_host", names[0])
+    if current not in names:
+        raise ConfigError(f"host {current!r} is not one of the job's hosts: {', '.join(names)}")
+    return Hosts(len(names), names.index(current), names[0], interface=resources.get("network_interface_name", ""))
+
+
+def _kubeflow_hosts(environ: Mapping[str, str]) -> Hosts:
+    """What PyTorchJob and TrainJob say in PET_*, and older PyTorchJobs, of the first host, in MASTER_* alone."""
+    if "PET_NNODES" not in environ:
+        return Hosts()
+    asked = environ.get("PET_NPROC_PER_NODE", "auto")
+    processes = None if asked in {"auto", "gpu", "cpu"} else _whole(environ, "PET_NPROC_PER_NODE", at_least=1)
+    count = _whole(environ, "PET_NNODES", at_least=1)
+    if count == 1:
+        return Hosts(processes=processes)
+    rank = _whole(environ, "PET_NODE_RANK")
+    if rank >= count:
+        raise ConfigError(f"PET_NODE_RANK is {rank}, expected less than the {count} of PET_NNODES: nodes count from 0")
+    first = environ.get("PET_MASTER_ADDR") or environ.get("MASTER_ADDR")
+    if not first:
+        raise ConfigError(f"PET_NNODES is {count} and PET_MASTER_ADDR is missing: name the node of PET_NODE_RANK 0")
+    name = next((name for name in ("PET_MASTER_PORT", "MASTER_PORT") if name in environ), None)
+    port = KUBEFLOW_PORT if name is None else _whole(environ, name, at_least=1)
+    return Hosts(count, rank, first, port, processes=processes)
+
+
+def _whole(environ: Mapping[str, str], name: str, *, at_least: int = 0) -> int:
+    text = environ.get(name)
+    if text is None:
+        raise ConfigError(f"environment variable {name} is missing, expected a whole number from {at_least}")
+    if not (text.isascii() and text.isdecimal()) or int(text) < at_least:
+        elastic = "; jobs that grow and shrink (elasticPolicy) are not supported" if ":" in text else ""
+        raise ConfigError(f"environment variable {name} is {text!r}, expected a whole number from {at_least}{elastic}")
+    return int(text)
+
+
 def _failure_file(environ: Mapping[str, str]) -> Path | None:
+    if environ.get(FAILURE_VARIABLE):
+        return Path(environ[FAILURE_VARIABLE])
     return _root(environ) / "output" / "failure" if (_root(environ) / "input" / "config").is_dir() else None
 
 
-def _fail(environment: Environment, message: str) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201  # also when logging is not what failed
-    if environment.failure_file is not None:
+def _fail(environment: Environment, message: str, *, is_cause: bool = True) -> int:
+    """Say why; a consequence of another process's end does not take the place of what that one said."""
+    if FAILURE_VARIABLE not in os.environ:
+        print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201  # also when logging is not what failed
+    path = environment.failure_file
+    if path is not None and (is_cause or not path.exists()):
         try:
-            files.write_text(environment.failure_file, message[:MAX_FAILURE_CHARS])
+            files.write_text(path, message[:MAX_FAILURE_CHARS])
         except OSError as error:
-            logger.warning("cannot write %s: %s", environment.failure_file, error)
+            logger.warning("cannot write %s: %s", path, error)
     return 1
 
 

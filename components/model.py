@@ -7,6 +7,7 @@ from typing import Final, Literal
 import torch
 from torch import nn
 from torch.nn import Parameter
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.weights import load_weights
 from serving.bundle import Head, InputSpec
@@ -139,6 +140,12 @@ def set_training(learner: nn.Module) -> None:
             module.training = all(parameter.requires_grad for parameter in all_below)
         elif is_leaf:
             module.training = has_begun
+
+
+def trains_batch_norm(learner: nn.Module) -> bool:
+    """Whether batch statistics are computed in training, so that a step depends on who computes which samples."""
+    set_training(learner)
+    return any(isinstance(module, _BatchNorm) and module.training for module in learner.modules())
 
 
 def learnt_state(network: nn.Module) -> Weights:

@@ -8,6 +8,7 @@
         PayloadTooLarge           a request body over the limit
         UnsupportedContentType    a body of a kind nobody reads
         NotAcceptable             an answer of a kind nobody writes
+        PeerError                 another process of the run is gone, and says itself why
       CapacityError             try again
         QueueFull                 more waits than may wait
         NotReady                  the model is not loaded (yet)
@@ -49,6 +50,10 @@ class UnsupportedContentType(UserError):
 
 class NotAcceptable(UserError):
     """The answer is wanted in a form nobody here writes."""
+
+
+class PeerError(UserError):
+    """Another process of the run is gone or never came: a consequence, its own log has the cause."""
 
 
 class CapacityError(KennelError):

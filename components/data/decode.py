@@ -108,7 +108,7 @@ def decode_splits(
     cache: Cache,
     *,
     max_unreadable: float,
-    report: Path,
+    report: Path | None,
     progress: Progress,
 ) -> dict[str, Split]:
     """Decode all splits of an index.
@@ -118,7 +118,7 @@ def decode_splits(
         specs: To which pixels, by split.
         cache: Where pixels are kept.
         max_unreadable: Largest share of files that may be unreadable; those are left out.
-        report: CSV that lists them, written when there are any.
+        report: CSV that lists them, written when there are any; None: another process writes it.
         progress: Told of every image that is decoded.
 
     Raises:
@@ -135,7 +135,7 @@ def decode_splits(
             first = next(entry for entry in unreadable if entry.sample.target == target)
             raise DataError(
                 f"class {index.labels[target]!r} of {name} has no readable image; the first is "
-                f"{str(first.sample.path)!r}: {first.reason}; see {str(report)!r}"
+                f"{str(first.sample.path)!r}: {first.reason}{_see(report)}"
             )
     _check_share(unreadable, sum(map(len, index.splits.values())), max_unreadable, report)
     return splits
@@ -194,7 +194,9 @@ def _in_threads(samples: Sequence[Sample], spec: InputSpec) -> Iterator[str | Pi
             yield from pool.map(outcome, samples[start : start + ahead])
 
 
-def _list(unreadable: Sequence[Unreadable], report: Path) -> None:
+def _list(unreadable: Sequence[Unreadable], report: Path | None) -> None:
+    if report is None:
+        return
     if not unreadable:
         report.unlink(missing_ok=True)
         return
@@ -205,7 +207,7 @@ def _list(unreadable: Sequence[Unreadable], report: Path) -> None:
     files.write_text(report, table.getvalue())
 
 
-def _check_share(unreadable: Sequence[Unreadable], total: int, max_unreadable: float, report: Path) -> None:
+def _check_share(unreadable: Sequence[Unreadable], total: int, max_unreadable: float, report: Path | None) -> None:
     if not unreadable:
         return
     first = unreadable[0]
@@ -213,5 +215,9 @@ def _check_share(unreadable: Sequence[Unreadable], total: int, max_unreadable: f
         f"{len(unreadable)} of {total} files are unreadable, the first is {str(first.sample.path)!r}: {first.reason}"
     )
     if len(unreadable) > max_unreadable * total:
-        raise DataError(f"{message}; at most {max_unreadable:.0%} may be (--max-unreadable): see {str(report)!r}")
-    logger.warning("%s; they are left out: see %s", message, report)
+        raise DataError(f"{message}; at most {max_unreadable:.0%} may be (--max-unreadable){_see(report)}")
+    logger.warning("%s; they are left out%s", message, _see(report))
+
+
+def _see(report: Path | None) -> str:
+    return "" if report is None else f"; see {str(report)!r}"

@@ -129,7 +129,7 @@ def _compare(kept: Images, other: Images, kept_looks: _Looks, other_looks: _Look
 
 
 def handle_duplicates(
-    policy: Policy, splits: Mapping[str, Images], labels: Sequence[str], report: Path
+    policy: Policy, splits: Mapping[str, Images], labels: Sequence[str], report: Path | None
 ) -> dict[str, Places]:
     """Look for duplicates across splits, list them in a CSV and the log, and say which images stay.
 
@@ -137,7 +137,7 @@ def handle_duplicates(
         policy: What to do.
         splits: Decoded splits by name.
         labels: In the order of their indices.
-        report: The CSV; a table of an earlier run goes when nothing is found.
+        report: The CSV; a table of an earlier run goes when nothing is found. None: another process writes it.
 
     Returns:
         Places of the images that stay, by split, in order: all of them unless duplicates are dropped.
@@ -151,7 +151,8 @@ def handle_duplicates(
     if policy == "keep":
         return stay
     found = find_duplicates(splits)
-    _write(report, found, labels, is_dropped=policy == "drop")
+    if report is not None:
+        _write(report, found, labels, is_dropped=policy == "drop")
     if not found:
         logger.info("duplicates across splits: none")
         return stay
@@ -263,16 +264,19 @@ def _write(report: Path, found: Sequence[Duplicate], labels: Sequence[str], *, i
     files.write_text(report, table.getvalue())
 
 
-def _check_rest(splits: Mapping[str, Images], stay: Mapping[str, Places], labels: Sequence[str], report: Path) -> None:
+def _check_rest(
+    splits: Mapping[str, Images], stay: Mapping[str, Places], labels: Sequence[str], report: Path | None
+) -> None:
+    see = "" if report is None else f"; see {str(report)!r}"
     for split, places in stay.items():
         targets = [splits[split].samples[place].target for place in places.tolist()]
         missing = sorted({sample.target for sample in splits[split].samples} - set(targets))
         if missing and split == "train":
             raise DataError(
                 f"all images of {labels[missing[0]]!r} in train are duplicates of others in valid or test, so none is "
-                f"left to learn from: add images, or do not drop duplicates; see {str(report)!r}"
+                f"left to learn from: add images, or do not drop duplicates{see}"
             )
         if not targets:
-            raise DataError(f"all images of {split} are duplicates of others in test: see {str(report)!r}")
+            raise DataError(f"all images of {split} are duplicates of others in test{see}")
         if missing:
             logger.warning("%s: no image of %s stays", split, ", ".join(labels[target] for target in missing[:3]))

@@ -4,7 +4,7 @@ import sys
 
 from components import environment
 from components.config import read_settings
-from components.environment import Environment
+from components.environment import Environment, stop_signal
 from components.train.settings import TrainSettings
 
 
@@ -15,19 +15,19 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(
             TrainSettings, arguments, place, prog="train", description="Labelled images in, a bundle out."
         )
-        # torch takes seconds to import: help and wrong flags need not wait for it.
+        # torch takes seconds to import: help and wrong flags need not wait for it. A signal has to, since in the midst
+        # of imports its exception is taken for a missing module's.
+        stop_signal.hold()
         from components.train import processes
         from components.train.run import train
 
-        num_processes = 1 if processes.is_child() else processes.count(settings.processes)
-        if num_processes * len(place.hosts) > 1 and not processes.is_child():
-            code = processes.start(arguments, place, num_processes, settings.peer_timeout_s)
-            raise SystemExit(code)
-        world = processes.connect(settings.peer_timeout_s)
-        try:
+        stop_signal.release()
+        if not processes.is_child():
+            num_processes = processes.count(settings.processes, place.hosts)
+            if num_processes * place.hosts.count > 1:
+                raise SystemExit(processes.start(arguments, place, num_processes, settings.peer_timeout_s))
+        with processes.connected(settings.peer_timeout_s) as world:
             train(settings, place, world)
-        finally:
-            processes.disconnect(world)
 
     return environment.run(stage)
 

@@ -93,30 +93,37 @@ class Checkpoints(Observer):
                 self._log(run, found[0], state["facts"])
         self._saved_at = time.monotonic()
 
+    def on_start(self, run: Run) -> None:
+        """From here on a signal waits for the end of the step or the epoch: all processes have to stop at the same."""
+        self._stop_signal.hold()
+
     def on_batch(self, run: Run, batch: int, num_batches: int) -> None:
         """Until the step is done, there is nothing whole to save."""
         self._is_saved = False
-        self._stop_signal.hold()
 
     def on_step(self, run: Run, batch: int, num_batches: int) -> None:
         """Save when told to stop, or when the last checkpoint is old."""
-        is_stopping = run.world.any(self._stop_signal.is_pending)
-        if is_stopping or self._is_due():
-            self._save(run)
-        self._stop_signal.is_pending = is_stopping
-        self._stop_signal.release()
+        self._save_or_stop(run)
 
     def on_epoch(self, run: Run, result: EpochResult) -> bool:
-        """Save when the last checkpoint is old."""
+        """Save when told to stop, or when the last checkpoint is old."""
         self._is_saved = False
-        if self._is_due():
-            self._save(run)
+        self._save_or_stop(run)
         return True
 
     def on_end(self, run: Run) -> None:
         """Save a run that came to its end, so that it is not run again."""
         if self._is_finished(run) and not self._is_saved:
             self._save(run)
+        self._stop_signal.release()
+
+    def _save_or_stop(self, run: Run) -> None:
+        is_stopping = run.world.any(self._stop_signal.is_pending)
+        if is_stopping or self._is_due():
+            self._save(run)
+        if is_stopping:
+            self._stop_signal.is_pending = True
+            self._stop_signal.release()
 
     def _is_due(self) -> bool:
         interval_s = max(self._interval_s, self._took_s / MAX_COST) if self._interval_s else 0.0

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from components.cache import Cache, key
 from components.data.decode import Progress, Split
 from components.train.augment import Augmentation
 from components.train.graph import Graph
+from components.train.world import World
 from serving.bundle import ONNX_MODEL, InputSpec
 from serving.engines import num_cpus
 from serving.engines.onnx_engine import open_session
@@ -30,23 +32,26 @@ Compute = Callable[[NDArray[np.generic]], Features]
 
 BATCH: Final = 32
 """Always so many at once, the last batch filled up: the last digits depend on the size of the batch."""
+FILE: Final = "features.npy"
 TOLERANCE: Final = 1e-3
 """Of the logits that a head makes of features, against those of the whole network; relative to the largest."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Computes features of one backbone, or finds them in the cache."""
+    """Computes features of one backbone, each process its share of them, or finds them in the cache."""
 
     network: Network
     spec: InputSpec
     engine: EngineName
-    device: torch.device
+    world: World
     cache: Cache
     progress: Progress
 
     def features(self, split: Split, what: str, augmentation: Augmentation | None = None, view: int = 0) -> Features:
-        """Features of a split, mapped from the cache.
+        """Features of a split, in memory.
+
+        What is computed at once is the same however many processes share the work, and so is every bit.
 
         Args:
             split: Its pixels; larger than the network's input when they are augmented.
@@ -66,28 +71,19 @@ class Extractor:
             "dtype": "float32",
         }
 
-        def build(folder: Path) -> None:
-            self._report(what, 0, split)
-            compute = self._by_onnx(folder) if self.engine == "onnx" else self._by_torch()
-            _write(
-                folder / "features.npy",
-                split,
-                augmentation,
-                view,
-                compute,
-                lambda done: self._report(what, done, split),
-            )
+        def compute(places: range, scratch: Path) -> Features:
+            self._report(what, 0, places)
+            engine = self._by_onnx(scratch) if self.engine == "onnx" else self._by_torch()
+            return _compute(split, places, augmentation, view, engine, lambda done: self._report(what, done, places))
 
-        entry = self.cache.entry(key("features", facts), build)
-        features: Features = np.load(entry / "features.npy", mmap_mode="r")
-        return features
+        return self._kept(key("features", facts), len(split.targets), compute)
 
     def can_stand_in(self, split: Split) -> bool:
         """Whether the head makes of features what the whole network makes of pixels.
 
         Not so where something comes behind the head: SqueezeNet's ends in a ReLU and a pooling.
         """
-        pixels = torch.tensor(split.pixels[:4], device=self.device)
+        pixels = torch.tensor(split.pixels[:4], device=self.world.device)
         with torch.inference_mode():
             network = self.network.eval()
             expected, features = network(pixels), _without_head(network)(pixels)
@@ -99,13 +95,51 @@ class Extractor:
             (found - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-6)
         )
 
-    def _report(self, what: str, done: int, split: Split) -> None:
-        self.progress(f"features of {what}", done, len(split.targets))
+    def _kept(self, name: str, count: int, compute: Callable[[range, Path], Features]) -> Features:
+        """Rows from the cache; when a process misses them there, each computes its share and gives it to the others.
 
-    def _by_onnx(self, folder: Path) -> Compute:
-        with tempfile.TemporaryDirectory(dir=folder) as graph:
+        Hosts share no disk, so one process of each host keeps all rows. The cache's lock is not held while processes
+        wait for each other: who waits for the lock would keep them waiting.
+        """
+        if self.world.size == 1:
+            entry = self.cache.entry(
+                name, lambda folder: np.save(folder / FILE, compute(range(count), folder), allow_pickle=False)
+            )
+            return _load(entry)
+        found = _load(self.cache.folder / name) if self.cache.has(name) else None
+        is_missed = self.world.any(found is None)
+        if found is not None and not is_missed:
+            return found
+        mine = _share(count, self.world.rank, self.world.size)
+        with tempfile.TemporaryDirectory(prefix="kennel-") as scratch:
+            rows = self._gathered(compute(mine, Path(scratch)), count)
+        if self.world.is_host_leader:
+            self.cache.entry(name, lambda folder: np.save(folder / FILE, rows, allow_pickle=False))
+        return rows
+
+    def _gathered(self, mine: Features, count: int) -> Features:
+        """All processes' rows, from those of this one; the leader always has some."""
+        shape = torch.zeros(4, dtype=torch.int64)
+        if self.world.is_leader:
+            shape[: mine.ndim - 1] = torch.tensor(mine.shape[1:])
+        self.world.broadcast([shape])
+        rows = torch.empty(count, *shape[shape > 0].tolist())
+        for rank in range(self.world.size):
+            places = _share(count, rank, self.world.size)
+            part = rows[places.start : places.stop]
+            if places and rank == self.world.rank:
+                part.copy_(torch.from_numpy(mine))
+            self.world.broadcast([part] if places else [], rank)
+        gathered: Features = rows.numpy()
+        return gathered
+
+    def _report(self, what: str, done: int, places: range) -> None:
+        self.progress(f"features of {what}", done, len(places))
+
+    def _by_onnx(self, scratch: Path) -> Compute:
+        with tempfile.TemporaryDirectory(dir=scratch) as graph:
             Graph(self.network, self.spec, self.cache).write(Path(graph), "features")
-            session = open_session(Path(graph) / ONNX_MODEL, num_cpus())
+            session = open_session(Path(graph) / ONNX_MODEL, max(1, num_cpus() // self.world.local_size))
         (entry,) = session.get_inputs()
         return lambda pixels: np.asarray(session.run(None, {entry.name: pixels})[0])
 
@@ -114,7 +148,7 @@ class Extractor:
 
         def compute(pixels: NDArray[np.generic]) -> Features:
             with torch.inference_mode():
-                features: Features = backbone(torch.from_numpy(pixels).to(self.device)).float().cpu().numpy()
+                features: Features = backbone(torch.from_numpy(pixels).to(self.world.device)).float().cpu().numpy()
             return features
 
         return compute
@@ -149,29 +183,39 @@ def _without_head(network: Network) -> Network:
     return backbone
 
 
-def _write(
-    path: Path,
+def _share(count: int, rank: int, size: int) -> range:
+    """The samples whose features the process of a rank computes: whole batches, the leader's first."""
+    step = math.ceil(math.ceil(count / BATCH) / size) * BATCH
+    return range(min(rank * step, count), min((rank + 1) * step, count))
+
+
+def _compute(
     split: Split,
+    share: range,
     augmentation: Augmentation | None,
     view: int,
     compute: Compute,
     report: Callable[[int], None],
-) -> None:
-    """Compute features batch by batch, every batch of the same size, into a file."""
-    count = len(split.targets)
+) -> Features:
+    """Compute features of a share batch by batch, every batch of the same size."""
     features: Features | None = None
-    for start in range(0, count, BATCH):
-        places = np.arange(start, min(start + BATCH, count))
+    for start in range(share.start, share.stop, BATCH):
+        places = np.arange(start, min(start + BATCH, share.stop))
         pixels: NDArray[np.generic] = split.pixels[np.resize(places, BATCH)]
         if augmentation is not None:
             pixels = augmentation(torch.from_numpy(pixels), np.resize(places, BATCH), view).numpy()
         computed = compute(pixels)[: len(places)]
         if features is None:
-            features = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                path, mode="w+", dtype=np.float32, shape=(count, *computed.shape[1:])
-            )
-        features[places] = computed
-        report(start + len(places))
+            features = np.empty((len(share), *computed.shape[1:]), dtype=np.float32)
+        features[places - share.start] = computed
+        report(start - share.start + len(places))
+    return features if features is not None else np.empty((0, 0), dtype=np.float32)
+
+
+def _load(entry: Path) -> Features:
+    # Not mapped: a head's epoch over mapped rows would be spent on page faults.
+    features: Features = np.load(entry / FILE, allow_pickle=False)
+    return features
 
 
 def _version(engine: EngineName) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from components.cache import Cache
@@ -40,7 +39,7 @@ def policy_of(settings: TrainSettings) -> Policy:
 
 
 def decode(
-    index: Index, spec: InputSpec, settings: TrainSettings, cache: Cache, report: Path, progress: Progress
+    index: Index, spec: InputSpec, settings: TrainSettings, cache: Cache, report: Path | None, progress: Progress
 ) -> dict[str, Split]:
     """Decode all splits: valid and test to what the network sees, train to what it is cropped from.
 
@@ -72,8 +71,8 @@ def choose(
     augmentation = None if policy == "none" else Augmentation(policy, settings.seed, spec.height)
     pixels = PixelSource(valid.pixels, valid.targets)
     if settings.freeze == "backbone":
-        extractor = Extractor(network, spec, _engine(settings, world), world.device, cache, progress)
-        if extractor.can_stand_in(valid):
+        extractor = Extractor(network, spec, _engine(settings, world), world, cache, progress)
+        if not world.any(not extractor.can_stand_in(valid)):
             if settings.cutmix > 0:
                 raise ConfigError("--cutmix needs pixels and a frozen backbone learns from features: use --mixup")
             return _features(network, extractor, train, valid, augmentation, settings.views)
@@ -100,11 +99,10 @@ def _features(
         extractor.engine,
     )
     kept = [
-        # In memory: a head's epoch over mapped rows would be spent on page faults.
-        np.array(extractor.features(train, "train" if views == 1 else f"train, view {view + 1}", augmentation, view))
+        extractor.features(train, "train" if views == 1 else f"train, view {view + 1}", augmentation, view)
         for view in range(views)
     ]
-    valid_source = FeatureSource([np.array(extractor.features(valid, "valid"))], valid.targets)
+    valid_source = FeatureSource([extractor.features(valid, "valid")], valid.targets)
     return Inputs(network.head, FeatureSource(kept, train.targets), valid_source)
 
 

@@ -115,6 +115,7 @@ def fit(run: Run, train: Source, valid: Source, observers: Sequence[Observer]) -
 def evaluate(run: Run, source: Source, batch_size: int) -> tuple[float, float]:
     """Loss and accuracy on a split, each process computing its share."""
     run.learner.eval()
+    run.world.broadcast(run.learner.buffers())  # batch statistics: those of the leader are kept
     device, dtype, count = run.world.device, run.plan.dtype, len(source.targets)
     mine = np.arange(count)[run.world.rank :: run.world.size]
     sums = torch.zeros(2, device=device)
@@ -175,8 +176,14 @@ def _train(run: Run, stepper: Stepper, train: Source, observers: Sequence[Observ
 
 
 def _shares(cut: Sequence[Places], world: World) -> list[Places]:
-    """This process's part of every batch; a batch that does not divide evenly is filled up with its first samples."""
-    return [np.resize(places, -(-len(places) // world.size) * world.size)[world.rank :: world.size] for places in cut]
+    """This process's part of every batch, filled up with the batch's first samples where it does not divide evenly.
+
+    Nobody gets a sample alone, which has no batch statistics; what fills up does not count in the loss.
+    """
+    sizes = [max(-(-len(places) // world.size), min(2, len(places))) for places in cut]
+    return [
+        np.resize(places, size * world.size)[world.rank :: world.size] for places, size in zip(cut, sizes, strict=True)
+    ]
 
 
 def _close_epoch(run: Run, valid: Source) -> EpochResult:

@@ -1,8 +1,7 @@
 """More than one process: torchrun on every host, a process for every GPU, connected or told why not.
 
-Source of the layout: sagemaker-training-toolkit starts torchrun the same way from resourceconfig.json (static
-rendezvous at the first host, port 7777). Where torchrun has run already (Kubeflow's Trainer, a user), nothing is
-started.
+SageMaker and Kubeflow start one container on each host; what they say of the hosts is in `Environment`, and torchrun
+is started here. Where a user has run torchrun already, nothing is started.
 """
 
 import logging
@@ -12,29 +11,36 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
 from typing import Final
 
-from components.environment import Environment
+from components.environment import Environment, Hosts
 from components.train.world import World, from_environment
-from serving.errors import ConfigError, UserError
+from serving.errors import ConfigError, PeerError, UserError
 
 logger = logging.getLogger(__name__)
 
-PORT: Final = 7777
+SILENCE_S: Final = 2 * 3600.0
+"""So long a process may keep the others waiting: one decodes while another has all in its cache. Its death is noticed
+at once, so this ends only what neither works nor dies."""
 
 
 def is_child(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun started this process."""
-    return "RANK" in environ and "WORLD_SIZE" in environ
+    """Whether this process is one of the run's already.
+
+    torchrun says so with `LOCAL_RANK`. Who starts processes himself gives `RANK` and `WORLD_SIZE`; a PyTorchJob gives
+    these too, and means its hosts: there `PET_NNODES` stands beside them.
+    """
+    return "LOCAL_RANK" in environ or ("RANK" in environ and "WORLD_SIZE" in environ and "PET_NNODES" not in environ)
 
 
-def count(asked: int | None) -> int:
-    """Processes on this host: as many as asked for, else one for each GPU, else one."""
-    if asked is not None:
-        return asked
+def count(asked: int | None, hosts: Hosts) -> int:
+    """Processes on this host: as many as asked for, else as the platform says, else one for each GPU, else one."""
+    if asked is not None or hosts.processes is not None:
+        return asked or hosts.processes or 1
     import torch
 
     return max(1, torch.cuda.device_count())
@@ -47,83 +53,108 @@ def start(arguments: Sequence[str], environment: Environment, num_processes: int
         UserError: The first host's name does not resolve in time.
     """
     hosts = environment.hosts
-    if len(hosts) > 1:
-        _wait_for_name(hosts[0], timeout_s)
-    command = [sys.executable, "-m", "torch.distributed.run", *_layout(environment, num_processes)]
-    logger.info("starting %d processes on each of %d hosts", num_processes, len(hosts))
-    variables = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1" if num_processes > 1 else "")}
-    if environment.network_interface:
-        variables |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), environment.network_interface)
-    child_environment = os.environ | {name: value for name, value in variables.items() if value}
-    command += ["-m", "components.train", *arguments]
-    process = subprocess.Popen(command, env=child_environment)  # noqa: S603  # this very command line, once more
+    if environment.failure_file is not None:  # of an earlier attempt: what is said now is not its consequence
+        environment.failure_file.unlink(missing_ok=True)
+    if hosts.count > 1:
+        logger.info(
+            "host %d of %d, %d processes on each; %s is first", hosts.rank, hosts.count, num_processes, hosts.first
+        )
+        _wait_for_name(hosts, timeout_s)
+    command = [sys.executable, "-m", "components.train.torchrun", str(num_processes), str(timeout_s), *arguments]
+    # A session of its own: Ctrl-C reaches it once, from here, and not from the terminal as well.
+    process = subprocess.Popen(command, env=os.environ | _variables(hosts), start_new_session=True)  # noqa: S603  # us
 
     def hand_on(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
 
     signal.signal(signal.SIGTERM, hand_on)
-    return process.wait()
+    signal.signal(signal.SIGINT, hand_on)
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
-def connect(timeout_s: float) -> World:
-    """Join the other processes of the run; alone, there is nothing to join.
+@contextmanager
+def connected(timeout_s: float) -> Iterator[World]:
+    """Join the other processes of the run for as long as the block runs; alone, there is nothing to join.
+
+    After an error the connection is left to the end of the process: what the others notice then comes after what this
+    one had to say.
 
     Raises:
-        UserError: A peer did not appear in time.
+        PeerError: A peer did not appear in time, or went away.
+        ConfigError: Nobody says where the first process is.
     """
     world = from_environment()
     if world.size == 1:
-        return world
+        yield world
+        return
+    _connect(world, timeout_s)
+    from torch import distributed
+
+    try:
+        yield world
+    except RuntimeError as error:
+        if not _is_of_peers(error):
+            raise
+        raise PeerError(
+            f"process {world.rank} of {world.size} lost the others: look into their logs for the cause "
+            f"({_first_line(error)})"
+        ) from error
+    distributed.destroy_process_group()
+
+
+def _connect(world: World, timeout_s: float) -> None:
     import torch
     from torch import distributed
 
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise ConfigError(f"RANK and WORLD_SIZE are set and {name} is missing: where is the process of rank 0?")
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
     try:
         distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         world.wait()
-    except (distributed.DistError, RuntimeError) as error:
-        raise UserError(
+    except RuntimeError as error:
+        raise PeerError(
             f"process {world.rank} of {world.size} did not find the others within {timeout_s:g} s: "
             f"look into the logs of the other hosts, whether they started and can be reached ({_first_line(error)})"
         ) from error
-    logger.info("process %d of %d is connected (%s)", world.rank, world.size, backend)
-    return world
+    distributed.set_timeout(timedelta(seconds=SILENCE_S))
+    if world.is_host_leader:
+        writes = "and writes" if world.is_leader else "process 0 speaks and writes"
+        logger.info("process %d of %d is connected (%s), %s", world.rank, world.size, backend, writes)
 
 
-def disconnect(world: World) -> None:
-    """Leave the others; without it, torch complains at the end."""
-    if world.size > 1:
-        from torch import distributed
-
-        distributed.destroy_process_group()
-
-
-def _layout(environment: Environment, num_processes: int) -> list[str]:
-    hosts = environment.hosts
-    if len(hosts) == 1:
-        return ["--standalone", "--nproc-per-node", str(num_processes)]
-    if environment.current_host not in hosts:
-        raise ConfigError(f"host {environment.current_host!r} is not one of the job's hosts: {', '.join(hosts)}")
-    return [
-        *("--nnodes", str(len(hosts)), "--node-rank", str(hosts.index(environment.current_host))),
-        *("--nproc-per-node", str(num_processes), "--master-addr", hosts[0], "--master-port", str(PORT)),
-    ]
+def _variables(hosts: Hosts) -> dict[str, str]:
+    """What torch reads from the environment, where the user has not said otherwise."""
+    # train sets the number of threads itself; what torch's C++ says of a lost peer, traceback and all, is said here.
+    defaults = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    if hosts.interface:  # the host's own name may not be the one that the others know
+        defaults |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), hosts.interface)
+    return {name: value for name, value in defaults.items() if name not in os.environ}
 
 
-def _wait_for_name(host: str, timeout_s: float) -> None:
+def _wait_for_name(hosts: Hosts, timeout_s: float) -> None:
     """Names of hosts resolve some time after the hosts start (aws/sagemaker-python-sdk issue 138)."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            socket.getaddrinfo(host, PORT)
+            socket.getaddrinfo(hosts.first, hosts.port)
         except OSError as error:
             if time.monotonic() > deadline:
-                raise UserError(f"host {host!r} has no address after {timeout_s:g} s: {error}") from error
+                raise UserError(f"host {hosts.first!r} has no address after {timeout_s:g} s: {error}") from error
             time.sleep(0.5)
         else:
             return
+
+
+def _is_of_peers(error: RuntimeError) -> bool:
+    """Whether a collective failed; gloo raises plain errors and names its file in them."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -42,7 +42,7 @@ from serving import files
 from serving.bundle import Bundle, Head, InputSpec
 from serving.engines import num_cpus
 from serving.engines.torch_network import Network
-from serving.errors import ConfigError
+from serving.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def train(settings: TrainSettings, environment: Environment, world: World | None
 def _train(settings: TrainSettings, environment: Environment, world: World, progress: Progress) -> Bundle | None:
     phases = Phases()
     if not world.is_leader:
-        logging.getLogger("components").setLevel(logging.WARNING)  # one voice
+        logging.getLogger("components").setLevel(logging.ERROR)  # one voice, for warnings too
     torch.set_num_threads(max(1, num_cpus() // world.local_size))
     folders = _Folders(settings, environment)
     if world.is_leader:
@@ -81,7 +81,8 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
         # Before the images are decoded: a wrong name of an architecture should not cost minutes.
         network = _network(settings, head, index.labels, spec, environment, world)
     with phases.measured("decode"):
-        splits = _decode(index, spec, settings, cache, folders, progress)
+        splits = _decode(index, spec, settings, cache, folders.output if world.is_leader else None, progress)
+        _check_same(splits, world)
     with phases.measured("features"):
         chosen = inputs.choose(network, spec, splits, settings, cache, world, progress)
     logger.info("%s", describe_loading(chosen.train, world.device))
@@ -152,11 +153,27 @@ def _index(settings: TrainSettings, environment: Environment, cache: Cache, prog
 
 
 def _decode(
-    index: Index, spec: InputSpec, settings: TrainSettings, cache: Cache, folders: _Folders, progress: Progress
+    index: Index, spec: InputSpec, settings: TrainSettings, cache: Cache, lists: Path | None, progress: Progress
 ) -> dict[str, Split]:
-    splits = inputs.decode(index, spec, settings, cache, folders.output / "unreadable.csv", progress)
-    stay = handle_duplicates(settings.duplicates, splits, index.labels, folders.output / "duplicates.csv")
+    """Decode, and write lists of what is odd to the folder `lists`: the leader's."""
+    splits = inputs.decode(index, spec, settings, cache, lists and lists / "unreadable.csv", progress)
+    # Only who drops has to look where nobody lists.
+    policy = "keep" if lists is None and settings.duplicates == "report" else settings.duplicates
+    stay = handle_duplicates(policy, splits, index.labels, lists and lists / "duplicates.csv")
     return {name: split.keep(stay[name]) for name, split in splits.items()}
+
+
+def _check_same(splits: dict[str, Split], world: World) -> None:
+    """Each process takes its part of every batch by the places of images, so all have to have the same ones."""
+    content = json.dumps([(name, split.digests, split.targets.tolist()) for name, split in splits.items()])
+    mine = torch.frombuffer(bytearray(hashlib.sha256(content.encode()).digest()), dtype=torch.uint8)
+    leaders = mine.clone()
+    world.broadcast([leaders])
+    if world.any(not torch.equal(mine, leaders)):
+        raise DataError(
+            "hosts have different images, and each needs all of them: let SageMaker's channels be FullyReplicated "
+            "(S3DataDistributionType), or mount the same folder everywhere"
+        )
 
 
 def _head(settings: TrainSettings) -> Head:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from components.model import trains_batch_norm
 from components.train.plan import Plan
 from components.train.sources import Loaded
 from components.train.world import World
@@ -147,6 +148,14 @@ class Stepper:
 def _in_parallel(learner: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return learner
+    if trains_batch_norm(learner):
+        logger.info(
+            "batch normalisation: %s",
+            "statistics of the whole batch, over all processes"
+            if world.device.type == "cuda"
+            else f"each of {world.size} processes takes its own share's statistics, so other numbers of processes end "
+            "with somewhat other weights",
+        )
     if world.device.type == "cuda":
         synced = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(synced, device_ids=[world.local_rank])

@@ -1,12 +1,14 @@
 """The processes that train together, and what they tell each other."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+
+from serving.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class World:
     def is_leader(self) -> bool:
         """Whether this process writes: of many, one does."""
         return self.rank == 0
+
+    @property
+    def is_host_leader(self) -> bool:
+        """Whether this process writes what its host keeps for itself: hosts share no disk."""
+        return self.local_rank == 0
 
     @property
     def device(self) -> torch.device:
@@ -42,6 +49,12 @@ class World:
         # On the CPU, so that no GPU is waited for.
         return bool(self.sum(torch.tensor(float(is_true))) > 0)
 
+    def broadcast(self, tensors: Iterable[Tensor], owner: int = 0) -> None:
+        """Overwrite tensors with those of the process of rank `owner`."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, owner)
+
     def share(self, content: bytes) -> bytes:
         """What the leader gives, in every process; others give what they like."""
         if self.size == 1:
@@ -60,6 +73,14 @@ class World:
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> World:
-    """What torchrun says in `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`."""
+    """What torchrun says in `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`.
+
+    Raises:
+        ConfigError: One of them is no number.
+    """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return World(*(int(environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 1), strict=True)))
+    values = {name: environ.get(name, default) for name, default in zip(names, ("0", "1", "0", "1"), strict=True)}
+    for name, value in values.items():
+        if not value.isdecimal():
+            raise ConfigError(f"environment variable {name} is {value!r}, expected a whole number: torchrun sets it")
+    return World(*map(int, values.values()))

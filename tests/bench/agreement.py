@@ -19,6 +19,7 @@ from components.train.features import BATCH, Extractor, Features
 from components.train.loop import Run, fit
 from components.train.plan import Plan
 from components.train.sources import FeatureSource, PixelSource
+from components.train.world import World
 from serving.bundle import Head
 from serving.engines.torch_network import Network
 from serving.preprocess import Pixels
@@ -82,7 +83,7 @@ def report() -> None:
     network = make_network("resnet18", Head(kind="linear"), LABELS, spec, weights="none", freeze="backbone")
     eager = eager_features(network, split.pixels)
     with tempfile.TemporaryDirectory() as folder:
-        extractor = Extractor(network, spec, "onnx", torch.device("cpu"), Cache(Path(folder)), lambda *_: None)
+        extractor = Extractor(network, spec, "onnx", World(), Cache(Path(folder)), lambda *_: None)
         by_onnx = np.array(extractor.features(split, "pictures"))
         by_torch = np.array(replace(extractor, engine="torch").features(split, "pictures"))
     apart = np.abs(by_onnx - eager).max() / np.abs(eager).max()

@@ -2,10 +2,14 @@
 
 import json
 import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import engine
+from tests.support.engine import Container
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,18 @@ class Job:
 
 
 def run_job(root: Path, hyperparameters: dict[str, str], *options: str) -> Job:
-    """Run `docker run IMAGE train` over /opt/ml as SageMaker lays it out, without network.
+    """Run a job on one host, without network."""
+    lay_out(root, hyperparameters)
+    with start_host(root, "--network", "none", "--hostname", "algo-1", *options) as job:
+        code, logs = job.wait(), job.logs
+    take_over(root)
+    return Job(root, code, logs)
+
+
+def lay_out(
+    root: Path, hyperparameters: dict[str, str], current: str = "algo-1", hosts: Sequence[str] = ("algo-1",)
+) -> None:
+    """Write what SageMaker mounts at /opt/ml of one of a job's hosts; the data is there.
 
     Source: SageMaker Developer Guide, "How SageMaker Provides Training Information".
     """
@@ -28,18 +43,29 @@ def run_job(root: Path, hyperparameters: dict[str, str], *options: str) -> Job:
     (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
     channel = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
     (config / "inputdataconfig.json").write_text(json.dumps({"training": channel}))
-    resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
+    resources = {"current_host": current, "hosts": hosts, "network_interface_name": "eth0"}
     (config / "resourceconfig.json").write_text(json.dumps(resources))
     for folder in ("model", "output/data"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    mount = ("--volume", f"{root}:/opt/ml", "--network", "none", "--hostname", "algo-1")
-    with engine.container("kennel-training:latest", "train", options=[*mount, *options]) as job:
-        code, logs = job.wait(), job.logs
-    _take_over(root)
-    return Job(root, code, logs)
 
 
-def _take_over(root: Path) -> None:
+def start_host(root: Path, *options: str) -> AbstractContextManager[Container]:
+    """Start `docker run IMAGE train` over a folder that was laid out."""
+    return engine.container("kennel-training:latest", "train", options=["--volume", f"{root}:/opt/ml", *options])
+
+
+@contextmanager
+def network() -> Iterator[str]:
+    """Name of a network on which containers see each other and nothing else, until the block ends."""
+    name = f"kennel-hosts-{uuid.uuid4().hex[:8]}"
+    engine.docker("network", "create", "--internal", name)
+    try:
+        yield name
+    finally:
+        engine.docker("network", "rm", name)
+
+
+def take_over(root: Path) -> None:
     """What root in a container wrote belongs to whoever runs the tests, so that it can be read and removed."""
     owner = f"{os.getuid()}:{os.getgid()}"
     engine.docker(

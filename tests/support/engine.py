@@ -78,6 +78,19 @@ class Container:
         done = subprocess.run(["docker", "logs", self.name], capture_output=True, text=True, timeout=60, check=True)
         return done.stdout + done.stderr
 
+    def wait_for_line(self, beginning: str) -> None:
+        """Return once it has written a line that begins so."""
+        command = ["docker", "logs", "--follow", self.name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            found = any(line.startswith(beginning) for line in process.stdout)
+            process.kill()
+        assert found, self.logs
+
+    def signal(self, name: str) -> None:
+        """Send a signal to its first process."""
+        docker("kill", "--signal", name, self.name)
+
     @property
     def is_running(self) -> bool:
         """Whether its process lives."""

@@ -11,6 +11,7 @@ from components.train import processes
 from components.train.loop import Run, fit
 from components.train.plan import Plan
 from components.train.sources import PixelSource
+from components.train.world import World
 
 
 class Small(nn.Module):
@@ -27,7 +28,12 @@ class Small(nn.Module):
 
 def main(out: Path) -> None:
     """Train for a few epochs on batches that do not divide evenly."""
-    world = processes.connect(60)
+    with processes.connected(60) as world:
+        train(world, out)
+
+
+def train(world: World, out: Path) -> None:
+    """See `main`."""
     torch.manual_seed(0)
     targets = np.arange(21) % 3
     pixels = np.random.default_rng(0).integers(0, 60, (21, 8, 8, 3)) + targets[:, None, None, None] * 90
@@ -39,7 +45,6 @@ def main(out: Path) -> None:
     if world.is_leader:
         losses = torch.tensor([(result.train_loss, result.valid_loss) for result in run.history])
         torch.save({**learner.state_dict(), "losses": losses}, out)
-    processes.disconnect(world)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from components.train.checkpoint import KEPT, Checkpoints
 from components.train.loop import Observer, Run, fit
 from components.train.metrics import EpochResult
 from components.train.observers import METRICS_FILE, EarlyStopping, EpochLog, TimeLimit
-from components.train.sources import PixelSource
+from components.train.sources import PixelSource, Places
 
 MakeRun = Callable[..., Run]
 EPOCHS = 4
@@ -145,7 +145,29 @@ def test_a_signal_in_the_middle_of_a_step_saves_after_it_and_stops(
     assert_same(attempt(make_run, pictures, tmp_path), undisturbed)
 
 
-def test_a_signal_outside_a_step_stops_at_once() -> None:
+def test_a_signal_while_the_epoch_is_validated_saves_the_epoch_and_stops(
+    make_run: MakeRun, pictures: PixelSource, tmp_path: Path, undisturbed: Run
+) -> None:
+    stop_signal = StopSignal()
+
+    class Signals(PixelSource):
+        def batch(self, places: Places, epoch: int) -> torch.Tensor:
+            if epoch == 0:  # as they are: for validation
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(places, epoch)
+
+    before = signal.signal(signal.SIGTERM, stop_signal.on_signal)
+    source = Signals(pictures.pixels, pictures.targets)
+    try:
+        with pytest.raises(Stopped):
+            attempt(make_run, source, tmp_path, interval_s=3600, stop_signal=stop_signal)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [path.name.endswith("-000002-000000.pt") for path in tmp_path.glob("*.pt")] == [True]
+    assert_same(attempt(make_run, pictures, tmp_path), undisturbed)
+
+
+def test_a_signal_outside_training_stops_at_once() -> None:
     with pytest.raises(Stopped):
         StopSignal().on_signal(signal.SIGTERM, None)
 

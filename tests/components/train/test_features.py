@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from components.data.index import Sample
 from components.model import input_spec, make_network
 from components.train.augment import Augmentation
 from components.train.features import BATCH, EngineName, Extractor
+from components.train.world import World
 from serving.bundle import Head
 from serving.engines.torch_network import Network
 
@@ -45,7 +49,7 @@ def make_extractor(tmp_path: Path) -> Callable[..., tuple[Extractor, list[str]]]
             if done == total:
                 computed.append(what)
 
-        return Extractor(network, input_spec(SIZE), engine, torch.device("cpu"), Cache(tmp_path), progress), computed
+        return Extractor(network, input_spec(SIZE), engine, World(), Cache(tmp_path), progress), computed
 
     return make
 
@@ -127,3 +131,31 @@ def test_a_network_with_something_behind_its_head_has_no_features(make_extractor
 
 def test_a_network_that_ends_in_its_head_has(make_extractor: MakeExtractor, network: Network, split: Split) -> None:
     assert make_extractor(network, "torch")[0].can_stand_in(split)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_each_process_computes_its_share_once_and_every_bit_is_that_of_one_process(
+    tmp_path: Path, engine: EngineName
+) -> None:
+    kept = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        launcher = (
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(number),
+            "--log-dir",
+            str(folder),
+        )
+        command = [sys.executable, *launcher, "-m", "tests.support.sharded_features", str(folder), engine]
+        subprocess.run(command, check=True, capture_output=True)
+        kept.append([path.read_bytes() for path in folder.glob("cache/*/features.npy")])
+        computed = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(number)]
+        # At the first start and at the second.
+        assert computed == ([[5 * BATCH + 5, 0]] if number == 1 else [[3 * BATCH, 0], [2 * BATCH + 5, 0]])
+    assert len(kept[0]) == 1
+    assert kept[1] == kept[0]

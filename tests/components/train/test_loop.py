@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.train import loop
 from components.train.loop import Observer, Run, fit
 from components.train.metrics import EpochResult
 from components.train.plan import batches
 from components.train.sources import PixelSource
+from components.train.world import World
 from serving.errors import ConfigError, UserError
 
 MakeRun = Callable[..., Run]
@@ -188,3 +190,11 @@ def test_batches_hold_every_sample_once_and_none_alone(count: int, size: int, le
     cut = list(batches(np.arange(count), size))
     assert [len(part) for part in cut] == lengths
     assert np.concatenate(cut).tolist() == list(range(count))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_processes_share_a_batch_and_none_gets_a_sample_alone(count: int) -> None:
+    shares = [loop._shares([np.arange(count)], World(rank=rank, size=2))[0] for rank in range(2)]
+    assert len(shares[0]) == len(shares[1]) >= 2
+    interleaved = np.stack(shares, axis=1).ravel()  # what comes behind the first `count` does not count in the loss
+    assert interleaved[:count].tolist() == list(range(count))
