@@ -1,5 +1,6 @@
 """`python -m components.train`: read the settings, call the one function, set the exit code."""
 
+import gc
 import sys
 
 from components import environment
@@ -18,9 +19,12 @@ def main(arguments: list[str]) -> int:
         # torch takes seconds to import: help and wrong flags need not wait for it. A signal has to, since in the midst
         # of imports its exception is taken for a missing module's.
         stop_signal.hold()
+        gc.disable()  # thousands of objects are made and none dies: looking for dead ones is a tenth of the time
         from components.train import processes
         from components.train.run import train
 
+        gc.freeze()
+        gc.enable()
         stop_signal.release()
         if not processes.is_child():
             num_processes = processes.count(settings.processes, place.hosts)

@@ -6,6 +6,7 @@ as often as there are epochs. A busy neighbour meets all three.
 
 import argparse
 import json
+import math
 import re
 import shutil
 import statistics
@@ -78,9 +79,9 @@ def run_kennel(data: Path, weights: Path, folder: Path, epochs: int, lr: float) 
 
 
 def features_per_s(log: str) -> float:
-    """Images/s of the pass that computes features, its graph and all."""
+    """Images/s of the passes that compute features, their graph and all; of passes of under 10 s nothing is known."""
     found = re.findall(r"^features of \w+: (\d+) done in ([\d.]+) s", log, re.MULTILINE)
-    return sum(int(count) for count, _ in found) / sum(float(seconds) for _, seconds in found)
+    return sum(int(count) for count, _ in found) / sum(float(seconds) for _, seconds in found) if found else math.nan
 
 
 def main() -> None:
