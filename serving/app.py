@@ -4,10 +4,11 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -15,8 +16,8 @@ from starlette.requests import ClientDisconnect
 
 from serving import openapi
 from serving.batching import Batcher
-from serving.codecs import CUSTOM_ATTRIBUTES, select_reader, select_top_k, select_writer
-from serving.engines import num_cpus
+from serving.bundle import InputSpec
+from serving.engines import Logits, num_cpus
 from serving.errors import (
     CapacityError,
     InternalError,
@@ -28,8 +29,11 @@ from serving.errors import (
     QueueFull,
     UnsupportedContentType,
 )
+from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k, preferred
 from serving.loader import Loader
+from serving.readers import Body, Decode, Pictures, Reader, select_reader
 from serving.settings import ServerSettings
+from serving.writers import WRITERS, Answer
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ CALLER_GONE: Final = 499  # nginx's code for it; nobody is there to read it
 RETRY_AFTER_S: Final = 1
 CLOSING_S: Final = 2.0  # the server has waited for its requests before; SageMaker kills 30 s after SIGTERM
 MAX_MESSAGE_LENGTH: Final = 400  # SageMaker hands callers 2 kB of an error
+SMALL_BYTES: Final = 100_000
+"""Bodies up to this size are taken apart at once: handing one to a thread would take longer."""
 INFERENCE_ID: Final = "X-Amzn-SageMaker-Inference-Id"
 
 
@@ -100,7 +106,7 @@ def create_app(settings: ServerSettings, loader: Loader | None = None) -> FastAP
         "/invocations",
         routes.invocations,
         methods=["POST"],
-        summary="Label one picture",
+        summary="Label pictures",
         response_class=Response,
         responses={200: openapi.ANSWER, **_refusals(*STATUS_CODES, InternalError)},
         openapi_extra=openapi.INVOCATION,
@@ -123,7 +129,7 @@ class _Routes:
         return Response()
 
     async def invocations(self, request: Request) -> Response:
-        """Label one picture."""
+        """Label pictures."""
         try:
             return await self._predict(request)
         except (ClientDisconnect, _CallerGoneError):
@@ -136,18 +142,35 @@ class _Routes:
 
     async def _predict(self, request: Request) -> Response:
         headers = request.headers
-        read = select_reader(headers.get("content-type"), headers.get("content-encoding"))
-        writer = select_writer(",".join(headers.getlist("accept")))
-        top_k = select_top_k(headers.get(CUSTOM_ATTRIBUTES), self._settings.top_k)
+        check_encoding(headers.get("content-encoding"))
+        read, parameters = select_reader(headers.get("content-type"))
+        writer = preferred(WRITERS, ",".join(headers.getlist("accept")))
+        attributes = parse_attributes(headers.get(CUSTOM_ATTRIBUTES))
+        top_k = parse_top_k(attributes, self._settings.top_k)
         manifest = self._loader.require().bundle.manifest
         with self._batcher.slot():
-            body = await _read_body(request, self._settings.max_payload_bytes, self._settings.body_timeout_s)
+            data = await _read_body(request, self._settings.max_payload_bytes, self._settings.body_timeout_s)
             async with _while_caller_waits(request):
-                pixels = await self._batcher.decode(read, body, manifest.input)
-                del body  # many that wait would hold 25 MB each
-                logits = await self._batcher.infer(pixels)
-        answer = writer.write(logits, manifest.labels, top_k, manifest.calibration.temperature)
-        return Response(answer, media_type=writer.content_type)
+                pictures = await self._take_apart(read, Body(data, parameters, attributes, self._settings.pixel_range))
+                del data  # many that wait would hold 25 MB each
+                is_single = pictures.is_single
+                logits = await self._infer(pictures, manifest.input)
+        answer = Answer(logits, manifest.labels, top_k, manifest.calibration.temperature, is_single)
+        return Response(writer.write(answer), media_type=writer.content_type)
+
+    async def _take_apart(self, read: Reader, body: Body) -> Pictures:
+        """Large bodies in a decoder's thread: base64 of 25 MB would keep everybody else waiting."""
+        return read(body) if len(body.data) <= SMALL_BYTES else await self._batcher.decode(read, body)
+
+    async def _infer(self, pictures: Pictures, spec: InputSpec) -> Logits:
+        """Logits (N, K); of many pictures, two batches are decoded ahead."""
+        ahead = asyncio.Semaphore(2 * self._settings.max_batch_size)
+
+        async def answer(decode: Decode) -> Logits:
+            async with ahead:
+                return await self._batcher.infer(await self._batcher.decode(decode, spec))
+
+        return np.stack(await _all([answer(decode) for decode in pictures.decoders]))
 
 
 async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
@@ -173,6 +196,18 @@ async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> byte
     except TimeoutError as error:
         raise InvalidInput(f"only {size_bytes} bytes of the request body arrived in {timeout_s:g} s") from error
     return b"".join(chunks)
+
+
+async def _all(answers: Sequence[Coroutine[Any, Any, Logits]]) -> list[Logits]:
+    """All answers in order, or the first error; then nobody computes the others any more."""
+    if len(answers) == 1:
+        return [await answers[0]]
+    tasks = [asyncio.ensure_future(answer) for answer in answers]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class _CallerGoneError(Exception):

@@ -21,10 +21,10 @@ import numpy as np
 
 from serving import files
 from serving.bundle import Manifest
-from serving.codecs import softmax
 from serving.engines import Engine, num_cpus
 from serving.errors import DataError, InvalidInput
 from serving.preprocess import Pixels, preprocess
+from serving.writers import softmax
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from serving.arrays import PixelRange
 from serving.flags import Layer, nearest, parse_arguments, resolve, setting
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class ServerSettings(BaseModel):
     body_timeout_s: float = setting(30.0, gt=0, unit="s", help="time in which a request body must have arrived")
     max_batch_size: int = setting(8, ge=1, unit="images", help="images that run through the model at once, at most")
     max_queue_size: int = setting(64, ge=1, unit="requests", help="requests under way, above which the answer is 503")
+    pixel_range: PixelRange = setting(
+        "unit", help="what floats in application/x-npy are, where the request does not say: 0 to 1, or normalized"
+    )
     top_k: int = setting(5, ge=1, unit="labels", help="labels in an answer, where the request does not say how many")
 
     @property
