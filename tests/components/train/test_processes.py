@@ -287,6 +287,14 @@ def test_hosts_are_laid_out_as_the_job_says() -> None:
 def test_processes_are_as_many_as_was_asked_for_or_as_the_platform_says() -> None:
     assert processes.count(3, Hosts(processes=2)) == 3
     assert processes.count(None, Hosts(processes=2)) == 2
+    assert processes.count(None, Hosts()) == max(1, torch.cuda.device_count())
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.count(None, Hosts()) == 2
+    with pytest.raises(ConfigError, match="4 processes are asked for and this host has 2 GPUs"):
+        processes.count(4, Hosts())
 
 
 @pytest.mark.slow
