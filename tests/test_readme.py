@@ -50,7 +50,7 @@ def test_every_flag_it_names_exists() -> None:
 
 
 def test_every_command_it_shows_is_understood() -> None:
-    models = {
+    models: dict[str, type[BaseModel]] = {
         "components.train": TrainSettings,
         "serving": ServerSettings,
         "serving.predict": PredictSettings,

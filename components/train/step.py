@@ -88,7 +88,7 @@ class Stepper:
             if isinstance(self._model, DistributedDataParallel):
                 self._model.require_backward_grad_sync = number == count  # gradients travel once a step
             loss = (self._losses(some_inputs, some_truth) * some_weights).sum()
-            (loss * self._world.size).backward()  # type: ignore[no-untyped-call]  # processes' gradients are averaged
+            (loss * self._world.size).backward()  # processes' gradients are averaged
             total += loss.detach()
         return total
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from components.cache import Cache
@@ -35,6 +36,7 @@ def decoded(data: Path, cache: Cache, settings: TrainSettings) -> dict[str, Spli
 
 def choose(data: Path, cache: Cache, **given: Any) -> Inputs:
     settings = TrainSettings(feature_engine="torch", image_size=32, **given)
+    torch.manual_seed(0)
     network = make_network("resnet18", Head(kind="linear"), "abc", SPEC, weights="none", freeze=settings.freeze)
     return inputs.choose(network, SPEC, decoded(data, cache, settings), settings, cache, World(), nothing)
 
