@@ -49,6 +49,7 @@ class Cache:
     def __init__(self, folder: Path, limit_gb: float = DEFAULT_LIMIT_GB) -> None:
         self.folder = folder
         self._limit_bytes = int(limit_gb * 1e9)
+        self._in_use: set[Path] = set()
 
     def entry(self, name: str, build: Callable[[Path], None]) -> Path:
         """Folder of the entry called `name`; when there is none, `build` fills one.
@@ -56,6 +57,7 @@ class Cache:
         Two processes that want the same entry at once do not both build it: the second waits for the first.
         """
         path = self.folder / name
+        self._in_use.add(path)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         with self._locked(name):
@@ -63,7 +65,7 @@ class Cache:
                 os.utime(path)
                 return path
             self._build(path, build)
-        self._evict(keep=path)
+        self._evict()
         return path
 
     def has(self, name: str) -> bool:
@@ -106,20 +108,26 @@ class Cache:
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                     path.unlink(missing_ok=True)
 
-    def _evict(self, keep: Path) -> None:
-        entries = sorted(
-            (path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(ASIDE_PREFIX)),
-            key=lambda path: path.stat().st_mtime,
-        )
-        sizes = {path: _size_bytes(path) for path in entries}
+    def _evict(self) -> None:
+        """Make room: what was used least goes first, and what this run was handed stays."""
+        sizes = {
+            path: _size_bytes(path)
+            for path in self.folder.iterdir()
+            if path.is_dir() and not path.name.startswith(ASIDE_PREFIX)
+        }
         excess = sum(sizes.values()) - self._limit_bytes
-        for path in entries:
+        for path in sorted(sizes.keys() - self._in_use, key=_last_used):
             if excess <= 0:
                 return
-            if path != keep:
-                logger.info("cache: %s (%.1f GB) goes, the limit is reached", path.name, sizes[path] / 1e9)
-                shutil.rmtree(path, ignore_errors=True)
-                excess -= sizes[path]
+            logger.info("cache: %s (%.1f GB) goes, the limit is reached", path.name, sizes[path] / 1e9)
+            shutil.rmtree(path, ignore_errors=True)
+            excess -= sizes[path]
+        if excess > 0:
+            logger.warning(
+                "cache: this run needs %.1f GB more than the limit of %.1f GB (--cache-limit-gb)",
+                excess / 1e9,
+                self._limit_bytes / 1e9,
+            )
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -130,5 +138,15 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
+def _last_used(folder: Path) -> float:
+    with suppress(OSError):  # another process may be taking it away
+        return folder.stat().st_mtime
+    return 0.0
+
+
 def _size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size

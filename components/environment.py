@@ -7,6 +7,7 @@ Source: SageMaker Developer Guide, "How SageMaker Runs Your Training Image"; fil
 sagemaker-training-toolkit. Kubeflow's variables: PyTorchJob as set by its training-operator, TrainJob by its trainer.
 """
 
+import errno
 import json
 import logging
 import os
@@ -24,6 +25,11 @@ from serving.errors import ConfigError, KennelError, PeerError
 
 logger = logging.getLogger(__name__)
 
+OF_THE_PLACE: Final = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
+}
+"""What disks and permissions are to blame for: the sentence of the system says it, and no line of code would."""
 MAX_FAILURE_CHARS: Final = 1024  # SageMaker shows this many of the failure file
 EXIT_STOPPED: Final = 128 + signal.SIGTERM
 SAGEMAKER_PORT: Final = 7777  # sagemaker-training-toolkit's
@@ -153,6 +159,8 @@ def run(stage: Callable[[Environment], None]) -> int:
         logger.info("stopped by Ctrl-C: the same command goes on from the last checkpoint, if there is one")
         return 128 + signal.SIGINT
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_PLACE:
+            return _fail(environment, f"{error.filename or 'the disk'}: {error.strerror}")
         traceback.print_exc()
         return _fail(environment, f"internal error, please report it with the log: {type(error).__name__}: {error}")
     return 0

@@ -16,8 +16,10 @@ LOG_INTERVAL_S: Final = 10.0
 class Progress:
     """Call it with what is being done, how much is done and how much there is; it draws or logs as fits the place."""
 
-    def __init__(self) -> None:
-        self._bar = _TerminalBar() if sys.stdout.isatty() else None
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        """Draw, log, or (`is_quiet`) leave it to another process."""
+        self._is_quiet = is_quiet
+        self._bar = _TerminalBar() if sys.stdout.isatty() and not is_quiet else None
         self._what = ""
         self._started = self._logged = 0.0
 
@@ -28,6 +30,8 @@ class Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Report that `done` of `total` are done."""
+        if self._is_quiet:
+            return
         if self._bar is not None:
             self._bar.update(what, done, total)
             return

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError  # the name of an error; nothing is unpickled
 from typing import Final
 
 import torch
@@ -132,12 +133,12 @@ def _from_bundle(opened: Bundle, architecture: str, head: Head, labels: Sequence
 def _published(architecture: str) -> Weights:
     try:
         published = models.get_model_weights(architecture).DEFAULT
-        return _plain_names(published.get_state_dict(progress=False, check_hash=True))
+        return _plain_names(published.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except ValueError as error:
         raise ConfigError(f'architecture "{architecture}" does not exist: {error}') from error
-    except (OSError, RuntimeError) as error:  # RuntimeError: the hash of what was downloaded is wrong
+    except (OSError, RuntimeError, UnpicklingError) as error:  # RuntimeError: the hash of what was downloaded is wrong
         raise ConfigError(
-            f"torchvision's weights of {architecture} cannot be downloaded ({error}): "
+            f"torchvision's weights of {architecture} cannot be downloaded or read ({str(error).splitlines()[0]}): "
             "give --weights FILE, or --weights none to start from nothing"
         ) from error
 

@@ -1,13 +1,15 @@
 """What the README says is so."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
+from components.data.weights import published
 from components.train.settings import TrainSettings
-from serving.flags import SettingDoc, documentation
+from serving.flags import SettingDoc, documentation, parse_arguments
 from serving.predict import PredictSettings
 from serving.settings import ServerSettings
 
@@ -45,6 +47,27 @@ def test_every_flag_it_names_exists() -> None:
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", commands)) - {"--tmpfs", "--read-only", "--user"}
     assert named
     assert named - known == set()
+
+
+def test_every_command_it_shows_is_understood() -> None:
+    models: dict[str, type[BaseModel]] = {
+        "components.train": TrainSettings,
+        "serving": ServerSettings,
+        "serving.predict": PredictSettings,
+    }
+    shown = re.findall(r"\.venv/bin/python -m ([\w.]+)([^`\n#]*)", README)
+    assert {module for module, _ in shown} == set(models)
+    for module, rest in shown:
+        words = shlex.split(rest)
+        if module == "serving":
+            assert words.pop(0) == "serve"
+        parse_arguments(models[module], words, prog=module, description="")
+
+
+def test_the_weights_it_names_are_those_that_are_fetched() -> None:
+    named = re.findall(r"weights/([\w.-]+)", README)
+    assert named
+    assert set(named) == {published("resnet50").name}
 
 
 def test_every_file_and_folder_it_names_exists() -> None:

@@ -70,12 +70,21 @@ def batch_files(folder: Path) -> list[Path]:
 
 
 def check_original(folder: Path) -> bool:
-    """Compare the files with the original's checksums and log the outcome; True when they are the original's."""
+    """Compare the files with the original's checksums and log the outcome; True when they are the original's.
+
+    Raises:
+        DataError: Some are and some are not.
+    """
     differing = [name for name, md5 in FILES_MD5.items() if not _has_md5(folder / name, md5)]
     if not differing:
         logger.info("%s: the original CIFAR-10 batches, by checksum", folder)
         return True
-    logger.warning("%s: not the original CIFAR-10 (%s), read as it is", folder, ", ".join(differing))
+    if len(differing) < len(FILES_MD5):
+        raise DataError(
+            f"{str(folder)!r} is CIFAR-10 with files that are damaged or missing, {', '.join(differing)}: "
+            "fetch it again"
+        )
+    logger.warning("%s: not the original CIFAR-10, read as it is", folder)
     return False
 
 

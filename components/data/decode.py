@@ -215,7 +215,7 @@ def _check_share(unreadable: Sequence[Unreadable], total: int, max_unreadable: f
         f"{len(unreadable)} of {total} files are unreadable, the first is {str(first.sample.path)!r}: {first.reason}"
     )
     if len(unreadable) > max_unreadable * total:
-        raise DataError(f"{message}; at most {max_unreadable:.0%} may be (--max-unreadable){_see(report)}")
+        raise DataError(f"{message}; at most {100 * max_unreadable:g} % may be (--max-unreadable){_see(report)}")
     logger.warning("%s; they are left out%s", message, _see(report))
 
 

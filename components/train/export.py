@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_ENGINE: Final = "onnx"
 ENGINES: Final = (DEFAULT_ENGINE, "torch")
 INT8_ENGINE: Final = "onnx-int8"
-NUM_COMPARED: Final = 32
+NUM_COMPARED: Final = 16
 """Pictures of the valid split on which ONNX and torch are compared, beside the golden inputs."""
-NUM_MEASURED: Final = 128
+NUM_MEASURED: Final = 64
 """Pictures of the test split, evenly spread, that torch answers on a CPU: there it is slow, and not what serves."""
 PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxruntime", "pillow", "numpy")
 

@@ -66,7 +66,7 @@ class Extractor:
             "layer": self.network.head_path,
             "input": self.spec.model_dump(mode="json"),
             "augmentation": None if augmentation is None else (repr(augmentation), view),
-            "engine": _version(self.engine),
+            "engine": _version(self.engine, self.world.device),
             "batch": BATCH,
             "dtype": "float32",
         }
@@ -218,5 +218,7 @@ def _load(entry: Path) -> Features:
     return features
 
 
-def _version(engine: EngineName) -> str:
-    return f"onnxruntime {onnxruntime.__version__}" if engine == "onnx" else f"torch {torch.__version__}"
+def _version(engine: EngineName, device: torch.device) -> str:
+    if engine == "onnx":
+        return f"onnxruntime {onnxruntime.__version__}"
+    return f"torch {torch.__version__} on {device.type}"

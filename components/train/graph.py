@@ -4,6 +4,7 @@ Tracing takes seconds and asks for no weights, so the traced graph without them 
 the pass that computes features, the bundle, and every later run and trial of the same network.
 """
 
+import copy
 import hashlib
 import tempfile
 import warnings
@@ -90,7 +91,7 @@ class Graph:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's notes on itself; what it wrote is compared with torch
             program = torch.onnx.export(
-                _WithFeatures(self.network).eval().cpu(),
+                _WithFeatures(copy.deepcopy(self.network)).eval().cpu(),  # the network itself may live on a GPU
                 (pixels,),
                 input_names=["pixels"],
                 output_names=list(OUTPUTS),

@@ -70,6 +70,10 @@ class TimeLimit(Observer):
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
 
+    def on_epoch(self, run: Run, result: EpochResult) -> bool:
+        """Look at the clock: begin no epoch that would be cut short at once."""
+        return not run.world.any(time.monotonic() >= self._deadline)
+
     def on_step(self, run: Run, batch: int, num_batches: int) -> None:
         """Look at the clock."""
         if run.world.any(time.monotonic() >= self._deadline):

@@ -38,12 +38,18 @@ def is_child(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def count(asked: int | None, hosts: Hosts) -> int:
-    """Processes on this host: as many as asked for, else as the platform says, else one for each GPU, else one."""
-    if asked is not None or hosts.processes is not None:
-        return asked or hosts.processes or 1
+    """Processes on this host: as many as asked for, else as the platform says, else one for each GPU, else one.
+
+    Raises:
+        ConfigError: There are GPUs, and fewer.
+    """
     import torch
 
-    return max(1, torch.cuda.device_count())
+    num_gpus = torch.cuda.device_count()
+    number = asked or hosts.processes or max(1, num_gpus)
+    if 0 < num_gpus < number:
+        raise ConfigError(f"{number} processes are asked for and this host has {num_gpus} GPUs: each needs its own")
+    return number
 
 
 def start(arguments: Sequence[str], environment: Environment, num_processes: int, timeout_s: float) -> int:

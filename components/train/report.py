@@ -1,11 +1,16 @@
 """What a person finds when the run is over: pages, tables, a summary in the log."""
 
+import csv
+import io
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.data.decode import Split
 from components.report import confusion, curves
@@ -20,6 +25,7 @@ from serving import files
 logger = logging.getLogger(__name__)
 
 METRICS_TABLE: Final = "metrics.csv"
+CLASSES_TABLE: Final = "classes.csv"
 
 
 class Phases:
@@ -36,6 +42,17 @@ class Phases:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def write_class_counts(labels: Sequence[str], targets: Mapping[str, NDArray[np.int64]], folder: Path) -> None:
+    """Write classes.csv: how many images of each class (label) are in each split, by name, that stays."""
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["label", *targets])
+    counts = [np.bincount(found, minlength=len(labels)) for found in targets.values()]
+    writer.writerows([label, *row] for label, row in zip(labels, np.stack(counts, axis=1).tolist(), strict=True))
+    files.write_text(folder / CLASSES_TABLE, table.getvalue())
+    logger.info("images of each class: %s", folder / CLASSES_TABLE)
 
 
 def report(

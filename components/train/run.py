@@ -31,7 +31,7 @@ from components.train.graph import Graph
 from components.train.loop import Observer, Run, fit, infer
 from components.train.observers import BatchProgress, EarlyStopping, EpochLog, TimeLimit
 from components.train.plan import Plan, balanced_weights
-from components.train.report import Phases, report
+from components.train.report import Phases, report, write_class_counts
 from components.train.settings import TrainSettings
 from components.train.sources import FeatureSource, describe_loading
 from components.train.tensorboard import TensorBoard
@@ -58,9 +58,10 @@ def train(settings: TrainSettings, environment: Environment, world: World | None
     Raises:
         UserError: Settings or data cannot be used as they are; says which and why.
     """
-    progress = Progress()
+    world = world or World()
+    progress = Progress(is_quiet=not world.is_leader)
     try:
-        return _train(settings, environment, world or World(), progress)
+        return _train(settings, environment, world, progress)
     finally:
         progress.close()
 
@@ -85,6 +86,13 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
         _check_same(splits, world)
     with phases.measured("features"):
         chosen = inputs.choose(network, spec, splits, settings, cache, world, progress)
+    if isinstance(chosen.train, FeatureSource) and world.size > 1:
+        # Handing a head's gradients around would take longer than computing them, and would change their last digits.
+        if not world.is_leader:
+            return None
+        logger.info("features are shared out, and the head learns in process 0 alone")
+        world = World(local_rank=world.local_rank)
+        torch.set_num_threads(num_cpus())
     logger.info("%s", describe_loading(chosen.train, world.device))
     plan = _plan(settings, splits["train"], len(index.labels), world)
     average = Average(chosen.learner, settings.ema) if settings.ema else None
@@ -160,7 +168,10 @@ def _decode(
     # Only who drops has to look where nobody lists.
     policy = "keep" if lists is None and settings.duplicates == "report" else settings.duplicates
     stay = handle_duplicates(policy, splits, index.labels, lists and lists / "duplicates.csv")
-    return {name: split.keep(stay[name]) for name, split in splits.items()}
+    kept = {name: split.keep(stay[name]) for name, split in splits.items()}
+    if lists is not None:
+        write_class_counts(index.labels, {name: split.targets for name, split in kept.items()}, lists)
+    return kept
 
 
 def _check_same(splits: dict[str, Split], world: World) -> None:
@@ -269,8 +280,8 @@ def _facts(settings: TrainSettings, world: World) -> dict[str, str]:
     return {
         "threads": str(torch.get_num_threads()),
         "processes": str(world.size),
-        "device": world.device.type,
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
         "--micro-batch": str(settings.micro_batch),
-        "machine": platform.machine(),
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         **versions,
     }

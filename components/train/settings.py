@@ -29,7 +29,10 @@ class TrainSettings(StageSettings):
         None, help="where a killed run goes on from; default: the platform's, else MODEL_DIR.checkpoints"
     )
     checkpoint_interval_s: float = setting(
-        10.0, help="save the run when it was last saved so long ago; 0: after every step", unit="s", ge=0
+        10.0,
+        help="save the run when it was last saved so long ago, or 20 times what saving takes; 0: after every step",
+        unit="s",
+        ge=0,
     )
     cache_dir: Path | None = setting(
         None, help="where decoded images and features are kept; default: kennel in the user's cache folder"
@@ -101,7 +104,12 @@ class TrainSettings(StageSettings):
     patience: int | None = hyperparameter(
         None, help="stop after so many epochs without a lower valid_loss", unit="epochs", ge=1
     )
-    time_limit: float | None = setting(None, help="stop training after so long and keep the best epoch", unit="s", gt=0)
+    time_limit: float | None = setting(
+        None,
+        help="stop training after so long and keep the best epoch; counts from the first step of each start",
+        unit="s",
+        gt=0,
+    )
     seed: int = hyperparameter(0, help="of everything drawn at random", ge=0, le=2**32 - 1)
     precision: Literal["auto", "float32", "bfloat16"] = hyperparameter(
         "auto", help="numbers that the network computes with; auto: bfloat16 on a GPU that has it"

@@ -56,8 +56,6 @@ class Stepper:
         Raises:
             ConfigError: Memory does not even hold one sample, or batch statistics of one sample are asked for.
         """
-        seed = np.random.default_rng((self._plan.seed, epoch, batch, self._world.rank)).integers(2**63)
-        torch.manual_seed(int(seed))
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("factor", 1.0)
         loss = self._world.sum(self._gradients(loaded, targets, epoch, batch))
@@ -79,17 +77,18 @@ class Stepper:
                 self._use_less_memory(len(loaded.inputs), error)
 
     def _in_pieces(self, loaded: Loaded, targets: Tensor, epoch: int, batch: int) -> Tensor:
+        seed = np.random.default_rng((self._plan.seed, epoch, batch, self._world.rank)).integers(2**63)
+        torch.manual_seed(int(seed))
         inputs, truth, weights = self._weigh(loaded, targets, epoch, batch)
-        size = self._micro_batch or len(inputs)
         total = torch.zeros((), device=inputs.device)
-        for start in range(0, len(inputs), size):
-            piece = slice(start, start + size)
-            is_last = start + size >= len(inputs)
+        # Pieces of even size: a last one of a single sample has no batch statistics.
+        count = -(-len(inputs) // (self._micro_batch or len(inputs)))
+        pieces = zip(*(whole.tensor_split(count) for whole in (inputs, truth, weights)), strict=True)
+        for number, (some_inputs, some_truth, some_weights) in enumerate(pieces, start=1):
             if isinstance(self._model, DistributedDataParallel):
-                self._model.require_backward_grad_sync = is_last  # gradients travel once a step
-            losses = self._losses(inputs[piece], truth[piece])
-            loss = (losses * weights[piece]).sum()
-            (loss * self._world.size).backward()  # type: ignore[no-untyped-call]  # processes' gradients are averaged
+                self._model.require_backward_grad_sync = number == count  # gradients travel once a step
+            loss = (self._losses(some_inputs, some_truth) * some_weights).sum()
+            (loss * self._world.size).backward()  # processes' gradients are averaged
             total += loss.detach()
         return total
 
@@ -119,8 +118,8 @@ class Stepper:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ConfigError(
-                "batches of one image cannot train batch normalisation: use a --batch-size of 2 or more for each "
-                "process, or --freeze backbone"
+                "batches of one image cannot train batch normalisation: use a --batch-size and a --micro-batch of 2 or "
+                "more for each process, or --freeze backbone"
             ) from error
         return logits
 

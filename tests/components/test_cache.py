@@ -46,15 +46,26 @@ def test_an_entry_that_could_not_be_built_is_none(tmp_path: Path) -> None:
 
 
 def test_what_was_used_least_recently_goes_first_and_what_was_asked_for_stays(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, limit_gb=25e-9)
+    limit_gb = 25e-9
     for age, name in ((30, "a"), (20, "b")):
-        path = cache.entry(name, fill(10))
+        path = Cache(tmp_path, limit_gb).entry(name, fill(10))
         os.utime(path, (time.time() - age, time.time() - age))
-    cache.entry("a", fill(10))  # used again: b is the older one now
+    Cache(tmp_path, limit_gb).entry("a", fill(10))  # used again: b is the older one now
+    cache = Cache(tmp_path, limit_gb)
     cache.entry("c", fill(10))
     assert [name for name in "abc" if cache.has(name)] == ["a", "c"]
-    cache.entry("large", fill(1000))
+    Cache(tmp_path, limit_gb).entry("large", fill(1000))
     assert [name for name in ("a", "c", "large") if cache.has(name)] == ["large"]
+
+
+def test_what_this_run_was_handed_stays_and_the_log_says_how_much_is_too_much(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = Cache(tmp_path, limit_gb=25e-9)
+    for name in "abc":
+        cache.entry(name, fill(10**9 // 10))
+    assert all(cache.has(name) for name in "abc")
+    assert "this run needs 0.3 GB more than the limit" in caplog.text
 
 
 def _build_for_ever(folder: Path, queue: "multiprocessing.Queue[str]") -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -118,6 +119,23 @@ def test_a_broken_file_of_the_platform_is_named(opt_ml: Path, content: str) -> N
     broken.write_text(content)
     with pytest.raises(ConfigError, match="resourceconfig"):
         detect({"SAGEMAKER_BASE_DIR": str(opt_ml)})
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/data"), "/data: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk: No space left on device"),
+    ],
+)
+def test_what_the_disk_is_to_blame_for_is_a_sentence_without_traceback(
+    error: OSError, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stage(_: Environment) -> None:
+        raise error
+
+    assert environment.run(stage) == 1
+    assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
 def test_a_broken_file_of_the_platform_stands_in_the_failure_file(

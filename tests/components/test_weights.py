@@ -156,7 +156,9 @@ def test_published_weights_without_network_say_what_else_there_is(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # the discard port: nobody listens
-    with pytest.raises(ConfigError, match=r"resnet18 cannot be downloaded .*: give --weights FILE, or --weights none"):
+    with pytest.raises(
+        ConfigError, match=r"resnet18 cannot be downloaded or read .*: give --weights FILE, or --weights none"
+    ):
         make("default")
 
 
@@ -269,3 +271,18 @@ def test_a_model_channel_comes_before_a_weights_channel(earlier: Bundle, tmp_pat
     (tmp_path / "resnet18.pth").touch()
     channels = {"weights": tmp_path, "model": earlier.folder}
     assert find_weights("default", "resnet18", channels) == str(earlier.folder)
+
+
+def test_what_lies_in_the_hubs_cache_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "executed",))
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = models.get_model_weights("resnet18").DEFAULT.url.rpartition("/")[2]
+    cached = tmp_path / "hub" / "checkpoints" / name
+    cached.parent.mkdir(parents=True)
+    torch.save({"fc.weight": Payload()}, cached)
+    with pytest.raises(ConfigError, match="torchvision's weights of resnet18"):
+        make("default")
+    assert not (tmp_path / "executed").exists()

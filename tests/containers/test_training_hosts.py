@@ -16,9 +16,7 @@ from tests.support.folders import write_images
 pytestmark = pytest.mark.docker
 
 HOSTS = ("algo-1", "algo-2")
-FROZEN = {"weights": "none", "image-size": "64", "epochs": "2", "batch-size": "8"}
-TOLERANCE = 1e-5
-"""Of weights: gradients of two processes are added in another order."""
+FROZEN = {"weights": "none", "image-size": "64", "epochs": "2", "batch-size": "8", "head": "mlp", "dropout": "0.3"}
 
 
 @contextmanager
@@ -75,8 +73,7 @@ def test_two_hosts_learn_what_one_learns(two_hosts: dict[str, Job], tmp_path: Pa
     states = [
         load_file(bundle.read(job.root / "model").file("model.safetensors")) for job in (alone, two_hosts["algo-1"])
     ]
-    for name, tensor in states[0].items():
-        torch.testing.assert_close(states[1][name], tensor, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+    assert [name for name, tensor in states[0].items() if not torch.equal(states[1][name], tensor)] == []
 
 
 @pytest.mark.parametrize(

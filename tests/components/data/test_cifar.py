@@ -134,7 +134,19 @@ def test_the_original_is_told_by_its_checksums(
 ) -> None:
     batches = write_batches(tmp_path / "batches", images, LABELS, num_test=20)
     assert not cifar.check_original(batches)
-    assert "not the original CIFAR-10 (data_batch_1, " in caplog.text
+    assert "not the original CIFAR-10, read as it is" in caplog.text
     known = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in cifar.batch_files(batches)}
     monkeypatch.setattr(cifar, "FILES_MD5", known)
     assert cifar.check_original(batches)
+
+
+def test_an_original_with_a_damaged_file_is_refused(
+    tmp_path: Path, images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = write_batches(tmp_path / "batches", images, LABELS, num_test=20)
+    known = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in cifar.batch_files(batches)}
+    monkeypatch.setattr(cifar, "FILES_MD5", known)
+    torn = batches / "test_batch"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    with pytest.raises(DataError, match="damaged or missing, test_batch: fetch it again"):
+        cifar.check_original(batches)
