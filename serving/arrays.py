@@ -4,7 +4,7 @@ Source of the format: NumPy's NEP 1; `numpy.lib.format` reads its header and not
 """
 
 import io
-from typing import Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.lib import format as npy
@@ -13,14 +13,13 @@ from PIL import Image
 
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
+from serving.headers import PIXEL_RANGES, PixelRange
 from serving.preprocess import Pixels, check_size, resize_and_crop
-
-PixelRange = Literal["unit", "normalized"]
-"""What floats are: 0 to 1, or that with the bundle's mean subtracted and divided by its standard deviation."""
-PIXEL_RANGES: Final[tuple[PixelRange, ...]] = ("unit", "normalized")
 
 DTYPES: Final = ("uint8", "float32", "float64")
 CHANNELS: Final = 3
+HEADERS: Final[dict[Any, Any]] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+"""By version of the format; they read a literal, and evaluate nothing."""
 MAX_HEADER_BYTES: Final = 4096
 SLACK: Final = 1 / 255
 """So far outside of 0..1 rounding may take a float; further off, it is something else."""
@@ -34,9 +33,8 @@ def read_npy(data: bytes) -> list[NDArray[np.generic]]:
     """
     stream = io.BytesIO(data)
     try:
-        version = npy.read_magic(stream)
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, is_fortran, dtype = read(stream, max_header_size=MAX_HEADER_BYTES)
+        version = npy.read_magic(stream)  # type: ignore[no-untyped-call]  # numpy's
+        shape, is_fortran, dtype = HEADERS[version](stream, max_header_size=MAX_HEADER_BYTES)
     except (ValueError, KeyError, EOFError) as error:
         raise InvalidInput(f"the body is not an array in NumPy's .npy format: {error}") from error
     if dtype.newbyteorder("=").name not in DTYPES:
@@ -78,7 +76,8 @@ def _to_8_bits(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRa
             f"read as pixel_range={pixel_range}, the array's pixels reach from {low:.3g} to {high:.3g}, expected 0 to 1"
             f": send uint8, or the custom attribute pixel_range={other}"
         )
-    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    pixels: Pixels = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def _pictures(array: NDArray[np.generic]) -> list[NDArray[np.generic]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from serving.errors import EngineError, KennelError, NotReady, QueueFull
 from serving.preprocess import Pixels
 
 Arguments = ParamSpec("Arguments")
+Decoded = TypeVar("Decoded")
 
 
 class Batcher:
@@ -71,8 +72,8 @@ class Batcher:
             self._release()
 
     async def decode(
-        self, read: Callable[Arguments, Pixels], *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Pixels:
+        self, read: Callable[Arguments, Decoded], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Decoded:
         """Call `read` in a decoder thread, so that a bad picture fails alone and before it meets others."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, partial(read, *args, **kwargs))
 

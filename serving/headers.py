@@ -5,11 +5,14 @@ Sources: RFC 9110, sections 8.3 (media types) and 12.5.1 (Accept); SageMaker's c
 
 from collections.abc import Mapping, Sequence
 from email.message import Message
-from typing import Final, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from serving.errors import InvalidInput, NotAcceptable, UnsupportedContentType
 
 CUSTOM_ATTRIBUTES: Final = "X-Amzn-SageMaker-Custom-Attributes"
+PixelRange = Literal["unit", "normalized"]
+"""What floats are: 0 to 1, or that with the bundle's mean subtracted and divided by its standard deviation."""
+PIXEL_RANGES: Final[tuple[PixelRange, ...]] = ("unit", "normalized")
 
 
 class HasContentType(Protocol):

@@ -13,16 +13,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import python_multipart
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 
-from serving.arrays import PixelRange, read_npy, to_pixels
+from serving.arrays import read_npy, to_pixels
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput, UnsupportedContentType
-from serving.headers import CUSTOM_ATTRIBUTES, parse_content_type, shortened
+from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
 from serving.preprocess import Pixels, preprocess
 
 MAX_PICTURES: Final = 256
@@ -203,11 +203,11 @@ def _from_array(array: Any, pixel_range: PixelRange, spec: InputSpec) -> Pixels:
 
 def _pixel_range(body: Body) -> PixelRange:
     asked = body.attributes.get("pixel_range", body.pixel_range)
-    for name in get_args(PixelRange):
-        if asked == name:
-            return name
-    expected = " or ".join(get_args(PixelRange))
-    raise InvalidInput(f"pixel_range in {CUSTOM_ATTRIBUTES} is {shortened(asked)}, expected {expected}")
+    found = next((name for name in PIXEL_RANGES if name == asked), None)
+    if found is None:
+        expected = " or ".join(PIXEL_RANGES)
+        raise InvalidInput(f"pixel_range in {CUSTOM_ATTRIBUTES} is {shortened(asked)}, expected {expected}")
+    return found
 
 
 def _parse_json(data: bytes, where: str) -> Any:

@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from serving.arrays import PixelRange
 from serving.flags import Layer, nearest, parse_arguments, resolve, setting
+from serving.headers import PixelRange
 
 logger = logging.getLogger(__name__)
 
