@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from serving import openapi
 from serving.batching import Batcher
 from serving.bundle import InputSpec
-from serving.engines import Logits, num_cpus
+from serving.engines import Logits
 from serving.errors import (
     CapacityError,
     InternalError,
@@ -31,6 +31,7 @@ from serving.errors import (
 )
 from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k, preferred
 from serving.loader import Loader
+from serving.machine import num_cpus
 from serving.readers import Body, Decode, Pictures, Reader, select_reader
 from serving.settings import ServerSettings
 from serving.writers import WRITERS, Answer
@@ -69,6 +70,7 @@ def create_app(settings: ServerSettings, loader: Loader | None = None) -> FastAP
         num_decoders=num_cpus(),
         max_batch_size=settings.max_batch_size,
         max_queue_size=settings.max_queue_size,
+        max_queue_bytes=settings.max_queue_bytes,
     )
     routes = _Routes(settings, loader, batcher)
 
@@ -103,6 +105,14 @@ def create_app(settings: ServerSettings, loader: Loader | None = None) -> FastAP
             include_in_schema=path == "/ping",
         )
     app.add_api_route(
+        "/execution-parameters",
+        routes.execution_parameters,
+        methods=["GET"],
+        summary="What a batch transform should send at once",
+        response_class=JSONResponse,
+        responses={200: openapi.EXECUTION_PARAMETERS},
+    )
+    app.add_api_route(
         "/invocations",
         routes.invocations,
         methods=["POST"],
@@ -128,6 +138,10 @@ class _Routes:
             return _error_response(STATUS_CODES[NotReady], error)
         return Response()
 
+    async def execution_parameters(self) -> Response:
+        """What a batch transform should send at once."""
+        return JSONResponse(self._settings.execution_parameters)
+
     async def invocations(self, request: Request) -> Response:
         """Label pictures."""
         try:
@@ -148,8 +162,9 @@ class _Routes:
         attributes = parse_attributes(headers.get(CUSTOM_ATTRIBUTES))
         top_k = parse_top_k(attributes, self._settings.top_k)
         manifest = self._loader.require().bundle.manifest
-        with self._batcher.slot():
-            data = await _read_body(request, self._settings.max_payload_bytes, self._settings.body_timeout_s)
+        size_bytes = _declared_bytes(request, self._settings.max_payload_bytes)
+        with self._batcher.slot(size_bytes):
+            data = await _read_body(request, size_bytes, self._settings.body_timeout_s)
             async with _while_caller_waits(request):
                 pictures = await self._take_apart(read, Body(data, parameters, attributes, self._settings.pixel_range))
                 del data  # many that wait would hold 25 MB each
@@ -173,17 +188,30 @@ class _Routes:
         return np.stack(await _all([answer(decode) for decode in pictures.decoders]))
 
 
+def _declared_bytes(request: Request, max_bytes: int) -> int:
+    """Length of the body; where none is declared, the most that is accepted.
+
+    Raises:
+        PayloadTooLarge: Over `max_bytes`.
+    """
+    declared = int(request.headers.get("content-length", max_bytes))
+    if declared > max_bytes:
+        raise _too_large(max_bytes)
+    return declared
+
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the request body has more than the {max_bytes} bytes that are accepted")
+
+
 async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """The body, refused before it is read when its length is declared, else as soon as too much of it arrived.
+    """The body, refused as soon as too much of it arrived.
 
     Raises:
         PayloadTooLarge: Over `max_bytes`.
         InvalidInput: It did not arrive in `timeout_s`; a slot may not be held by trickling.
         ClientDisconnect: The caller hung up.
     """
-    too_large = PayloadTooLarge(f"the request body has more than the {max_bytes} bytes that are accepted")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large
     chunks: list[bytes] = []
     size_bytes = 0
     try:
@@ -191,7 +219,7 @@ async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> byte
             async for chunk in request.stream():
                 size_bytes += len(chunk)
                 if size_bytes > max_bytes:
-                    raise too_large
+                    raise _too_large(max_bytes)
                 chunks.append(chunk)
     except TimeoutError as error:
         raise InvalidInput(f"only {size_bytes} bytes of the request body arrived in {timeout_s:g} s") from error

@@ -31,6 +31,7 @@ class Batcher:
         num_decoders: Threads that decode.
         max_batch_size: Pictures in a batch.
         max_queue_size: Slots, that is requests between admission and answer.
+        max_queue_bytes: Of the bodies of all of them together.
     """
 
     def __init__(
@@ -41,35 +42,46 @@ class Batcher:
         num_decoders: int,
         max_batch_size: int,
         max_queue_size: int,
+        max_queue_bytes: int,
     ) -> None:
         self._infer = infer
         self._thread = thread
         self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decoder")
         self._max_batch_size = max_batch_size
         self._max_queue_size = max_queue_size
+        self._max_queue_bytes = max_queue_bytes
         self._waiting: deque[tuple[Pixels, asyncio.Future[Logits]]] = deque()
         self._is_busy = False
         self._num_slots_taken = 0
+        self._num_bytes_taken = 0
         self._is_closing = False
         self._drained = asyncio.Event()
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Admit a request for as long as the block runs: before its body is read or decoded.
+    def slot(self, num_bytes: int) -> Iterator[None]:
+        """Admit a request for as long as the block runs: before its body, of at most `num_bytes`, is read or decoded.
+
+        A body larger than all that may be under way is admitted when nothing else is: it is within the limit of one.
 
         Raises:
-            QueueFull: All slots are taken.
+            QueueFull: All slots are taken, or the bodies under way are too large for another.
             NotReady: The server is stopping.
         """
         if self._is_closing:
             raise NotReady("the server is stopping")
         if self._num_slots_taken >= self._max_queue_size:
             raise QueueFull(f"{self._num_slots_taken} requests are under way, as many as may be: try again in a moment")
+        if self._num_slots_taken and self._num_bytes_taken + num_bytes > self._max_queue_bytes:
+            raise QueueFull(
+                f"{self._num_bytes_taken} bytes of requests are under way, and {num_bytes} more would be over the "
+                f"{self._max_queue_bytes} that may be: try again in a moment"
+            )
         self._num_slots_taken += 1
+        self._num_bytes_taken += num_bytes
         try:
             yield
         finally:
-            self._release()
+            self._release(num_bytes)
 
     async def decode(
         self, read: Callable[Arguments, Decoded], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -97,8 +109,9 @@ class Batcher:
             await self._drained.wait()
         self._decoders.shutdown(wait=False)
 
-    def _release(self) -> None:
+    def _release(self, num_bytes: int) -> None:
         self._num_slots_taken -= 1
+        self._num_bytes_taken -= num_bytes
         if self._is_closing and self._num_slots_taken == 0:
             self._drained.set()
 

@@ -79,6 +79,23 @@ ANSWER: Final[dict[str, Any]] = {
 }
 """What it answers."""
 
+EXECUTION_PARAMETERS: Final[dict[str, Any]] = {
+    "description": "Limits; the transform job's own win over them",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "MaxConcurrentTransforms": {"type": "integer", "minimum": 1},
+                    "BatchStrategy": {"type": "string"},
+                    "MaxPayloadInMB": {"type": "integer", "minimum": 1},
+                },
+            }
+        }
+    },
+}
+"""Source: SageMaker Developer Guide, "How Containers Serve Requests" in batch transform."""
+
 
 def refusal(*reasons: str) -> dict[str, Any]:
     """An error answer, for any of `reasons`."""

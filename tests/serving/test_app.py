@@ -292,9 +292,20 @@ async def test_refused_requests_are_one_line_of_log_without_traceback(
     assert not record.exc_info
 
 
+@pytest.mark.parametrize(
+    ("payload_mb", "at_once", "size_mb"), [(6, 16, 6), (25, 4, 25), (60, 1, 60), (0, 1, 100), (1, 64, 1)]
+)
+async def test_a_batch_transform_is_told_what_to_send_at_once(
+    bundle: Bundle, payload_mb: int, at_once: int, size_mb: int
+) -> None:
+    async with connected(create_app(ServerSettings(model=bundle.folder, max_payload_mb=payload_mb))) as client:
+        told = (await client.get("/execution-parameters")).json()
+    assert told == {"MaxConcurrentTransforms": at_once, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": size_mb}
+
+
 async def test_openapi_describes_both_routes_as_they_are(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/ping", "/invocations"}
+    assert set(document["paths"]) == {"/ping", "/invocations", "/execution-parameters"}
     invocation = document["paths"]["/invocations"]["post"]
     assert {"image/jpeg", "image/png"} <= set(invocation["requestBody"]["content"])
     assert set(invocation["responses"]["200"]["content"]) == {writer.content_type for writer in WRITERS}
