@@ -79,6 +79,28 @@ ANSWER: Final[dict[str, Any]] = {
 }
 """What it answers."""
 
+CARD: Final[dict[str, Any]] = {
+    "description": "The bundle's card",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "architecture": {"type": "string"},
+                    "labels": {"type": "array", "items": {"type": "string"}},
+                    "test_accuracy": {"type": "number"},
+                    "calibration_error": {"type": ["number", "null"]},
+                    "width": {"type": "integer"},
+                    "height": {"type": "integer"},
+                    "engine": {"type": "string"},
+                    "created": {"type": "string", "format": "date-time"},
+                },
+            }
+        }
+    },
+}
+"""What the model is."""
+
 EXECUTION_PARAMETERS: Final[dict[str, Any]] = {
     "description": "Limits; the transform job's own win over them",
     "content": {

@@ -107,7 +107,7 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(
     assert response.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/invocations/", "/ping/x", "/models", "/" + "x" * 5000])
+@pytest.mark.parametrize("path", ["/invocations/", "/ping/x", "/models", "/" + "x" * 5000])
 async def test_a_wrong_path_is_404_and_says_which_are_right(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path)
     assert refusal(response) == (404, "not_found")
@@ -305,7 +305,7 @@ async def test_a_batch_transform_is_told_what_to_send_at_once(
 
 async def test_openapi_describes_both_routes_as_they_are(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/ping", "/invocations", "/execution-parameters"}
+    assert set(document["paths"]) == {"/ping", "/invocations", "/execution-parameters", "/card"}
     invocation = document["paths"]["/invocations"]["post"]
     assert {"image/jpeg", "image/png"} <= set(invocation["requestBody"]["content"])
     assert set(invocation["responses"]["200"]["content"]) == {writer.content_type for writer in WRITERS}

@@ -70,7 +70,7 @@ async def batcher(engine: HeldEngine) -> AsyncIterator[Batcher]:
 async def ask(batcher: Batcher, value: int) -> int:
     with batcher.slot(10):
         async with asyncio.timeout(DEADLINE_S):
-            return int((await batcher.infer(picture(value)))[0])
+            return int((await batcher.infer(picture(value))).logits[0])
 
 
 async def held_with(batcher: Batcher, engine: HeldEngine, *values: int) -> list["asyncio.Task[int]"]:
