@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +20,7 @@ from serving.errors import BundleError
 from serving.files import ASIDE_PREFIX
 from tests.support.figures import RecordFigure
 from tests.support.folders import COLORS, write_images
+from tests.support.forked import load, start_train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -48,7 +46,7 @@ class Place:
 
     def command(self, data: Path, *flags: str) -> list[str]:
         folders = ("--model-dir", str(self.model), "--cache-dir", str(self.root / "cache"))
-        return [sys.executable, "-m", "components.train", "--data", str(data), *folders, *flags]
+        return ["--data", str(data), *folders, *flags]
 
     @property
     def model(self) -> Path:
@@ -78,10 +76,8 @@ class Attempt:
     def __init__(self, place: Place, command: Sequence[str], number: int) -> None:
         (place.root / "tmp").mkdir(parents=True, exist_ok=True)
         self._log = place.root / f"log-{number}"
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"TMPDIR": str(place.root / "tmp")}
-            )
+        self._log.touch()
+        self._process = start_train(command, self._log, place.root / "tmp")
 
     @property
     def log(self) -> str:
@@ -93,19 +89,20 @@ class Attempt:
 
     def go_on(self, seconds: float) -> None:
         """Let it run, and expect it not to end meanwhile."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-            raise AssertionError(f"ended before it was killed: {self.log}")
+        self._process.join(seconds)
+        assert self._process.exitcode is None, f"ended before it was killed: {self.log}"
 
     def until_it_goes_on(self, *, is_first: bool) -> None:
         self.until(lambda: self.is_learning if is_first else self.start is not None)
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.join()
+        assert self._process.exitcode == -signal.SIGKILL
 
     def end(self) -> None:
-        assert self._process.wait() == 0, self.log
+        self._process.join()
+        assert self._process.exitcode == 0, self.log
 
     @property
     def is_learning(self) -> bool:
@@ -127,6 +124,7 @@ class Attempt:
 
 def run(place: Place, command: Sequence[str]) -> tuple[float, float]:
     """A run that nobody disturbs; returns how long it took to start, and an epoch, in seconds."""
+    load()
     started = time.monotonic()
     attempt = Attempt(place, command, 0)
     attempt.until(lambda: attempt.is_learning)
