@@ -6,8 +6,10 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -15,8 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from serving import openapi
 from serving.batching import Batcher
-from serving.codecs import CUSTOM_ATTRIBUTES, select_reader, select_top_k, select_writer
-from serving.engines import num_cpus
+from serving.bodies import CallerGoneError, declared_bytes, read_body, while_caller_waits
 from serving.errors import (
     CapacityError,
     InternalError,
@@ -28,8 +29,14 @@ from serving.errors import (
     QueueFull,
     UnsupportedContentType,
 )
+from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k, preferred
+from serving.labelling import Labeller, server_timing
 from serving.loader import Loader
+from serving.machine import num_cpus
+from serving.page import read_page
+from serving.readers import Body, select_reader
 from serving.settings import ServerSettings
+from serving.writers import WRITERS, Answer
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +49,8 @@ STATUS_CODES: Final[dict[type[KennelError], int]] = {
     NotReady: 503,
 }
 """Of the errors whose message a caller may read; anything else is 500 and stays in the log."""
+Documented = dict[int | str, dict[str, Any]]
+"""Answers of a route by status code, as FastAPI's `responses` has them."""
 CALLER_GONE: Final = 499  # nginx's code for it; nobody is there to read it
 RETRY_AFTER_S: Final = 1
 CLOSING_S: Final = 2.0  # the server has waited for its requests before; SageMaker kills 30 s after SIGTERM
@@ -63,6 +72,7 @@ def create_app(settings: ServerSettings, loader: Loader | None = None) -> FastAP
         num_decoders=num_cpus(),
         max_batch_size=settings.max_batch_size,
         max_queue_size=settings.max_queue_size,
+        max_queue_bytes=settings.max_queue_bytes,
     )
     routes = _Routes(settings, loader, batcher)
 
@@ -85,27 +95,29 @@ def create_app(settings: ServerSettings, loader: Loader | None = None) -> FastAP
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         exception_handlers={HTTPException: _on_http_exception},
     )
-    ready = {"description": "A model can answer"}
-    for path in ("/ping", "/ping/"):
-        app.add_api_route(
-            path,
-            routes.ping,
-            methods=["GET"],
-            summary="Readiness",
-            response_class=Response,
-            responses={200: ready, **_refusals(NotReady)},
-            include_in_schema=path == "/ping",
-        )
-    app.add_api_route(
+    _add_routes(app, routes)
+    return app
+
+
+def _add_routes(app: FastAPI, routes: "_Routes") -> None:
+    ready: Documented = {200: {"description": "A model can answer"}, **_refusals(NotReady)}
+    answers: Documented = {200: openapi.ANSWER, **_refusals(*STATUS_CODES, InternalError)}
+    told: Documented = {200: openapi.EXECUTION_PARAMETERS}
+    card: Documented = {200: openapi.CARD, **_refusals(NotReady)}
+    get, post = partial(app.add_api_route, methods=["GET"]), partial(app.add_api_route, methods=["POST"])
+    get("/ping", routes.ping, summary="Readiness", responses=ready, response_class=Response)
+    get("/ping/", routes.ping, include_in_schema=False)
+    get("/execution-parameters", routes.execution_parameters, summary="What to send at once", responses=told)
+    get("/card", routes.card, summary="What the model is", responses=card)
+    get("/", routes.page, include_in_schema=False)
+    post(
         "/invocations",
         routes.invocations,
-        methods=["POST"],
-        summary="Label one picture",
+        summary="Label pictures",
         response_class=Response,
-        responses={200: openapi.ANSWER, **_refusals(*STATUS_CODES, InternalError)},
+        responses=answers,
         openapi_extra=openapi.INVOCATION,
     )
-    return app
 
 
 class _Routes:
@@ -113,6 +125,7 @@ class _Routes:
         self._settings = settings
         self._loader = loader
         self._batcher = batcher
+        self._labeller = Labeller(batcher, settings.max_batch_size)
 
     async def ping(self) -> Response:
         """Readiness: 200 when a model can answer, else 503 with the reason."""
@@ -122,11 +135,41 @@ class _Routes:
             return _error_response(STATUS_CODES[NotReady], error)
         return Response()
 
+    async def page(self) -> Response:
+        """The page for people."""
+        content, headers = read_page()
+        return Response(content, media_type="text/html", headers=headers)
+
+    async def card(self) -> Response:
+        """What the model is."""
+        try:
+            model = self._loader.require()
+        except NotReady as error:
+            return _error_response(STATUS_CODES[NotReady], error)
+        manifest = model.bundle.manifest
+        measured = manifest.metrics.engines.get(model.engine.name)
+        return JSONResponse(
+            {
+                "architecture": manifest.architecture,
+                "labels": manifest.labels,
+                "test_accuracy": measured.test_accuracy if measured else manifest.metrics.test_accuracy,
+                "calibration_error": manifest.calibration.ece_after,
+                "width": manifest.input.width,
+                "height": manifest.input.height,
+                "engine": model.engine.name,
+                "created": manifest.created,
+            }
+        )
+
+    async def execution_parameters(self) -> Response:
+        """What a batch transform should send at once."""
+        return JSONResponse(self._settings.execution_parameters)
+
     async def invocations(self, request: Request) -> Response:
-        """Label one picture."""
+        """Label pictures."""
         try:
             return await self._predict(request)
-        except (ClientDisconnect, _CallerGoneError):
+        except (ClientDisconnect, CallerGoneError):
             logger.info("%d the caller hung up before the answer", CALLER_GONE)
             return Response(status_code=CALLER_GONE)
         except asyncio.CancelledError:  # the server stops, and this request took longer than it may wait
@@ -136,71 +179,26 @@ class _Routes:
 
     async def _predict(self, request: Request) -> Response:
         headers = request.headers
-        read = select_reader(headers.get("content-type"), headers.get("content-encoding"))
-        writer = select_writer(",".join(headers.getlist("accept")))
-        top_k = select_top_k(headers.get(CUSTOM_ATTRIBUTES), self._settings.top_k)
+        check_encoding(headers.get("content-encoding"))
+        read, parameters = select_reader(headers.get("content-type"))
+        writer = preferred(WRITERS, ",".join(headers.getlist("accept")))
+        attributes = parse_attributes(headers.get(CUSTOM_ATTRIBUTES))
+        top_k = parse_top_k(attributes, self._settings.top_k)
         manifest = self._loader.require().bundle.manifest
-        with self._batcher.slot():
-            body = await _read_body(request, self._settings.max_payload_bytes, self._settings.body_timeout_s)
-            async with _while_caller_waits(request):
-                pixels = await self._batcher.decode(read, body, manifest.input)
-                del body  # many that wait would hold 25 MB each
-                logits = await self._batcher.infer(pixels)
-        answer = writer.write(logits, manifest.labels, top_k, manifest.calibration.temperature)
-        return Response(answer, media_type=writer.content_type)
+        size_bytes = declared_bytes(request, self._settings.max_payload_bytes)
+        with self._batcher.slot(size_bytes):
+            data = await read_body(request, size_bytes, self._settings.body_timeout_s)
+            async with while_caller_waits(request):
+                body = Body(data, parameters, attributes, self._settings.pixel_range)
+                pictures = await self._labeller.take_apart(read, body)
+                answered = await self._labeller.label(pictures, manifest.input)
+        logits = np.stack([one.logits for one in answered])
+        answer = Answer(logits, manifest.labels, top_k, manifest.calibration.temperature, pictures.is_single)
+        timing = {"Server-Timing": server_timing(answered)}
+        return Response(writer.write(answer), media_type=writer.content_type, headers=timing)
 
 
-async def _read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """The body, refused before it is read when its length is declared, else as soon as too much of it arrived.
-
-    Raises:
-        PayloadTooLarge: Over `max_bytes`.
-        InvalidInput: It did not arrive in `timeout_s`; a slot may not be held by trickling.
-        ClientDisconnect: The caller hung up.
-    """
-    too_large = PayloadTooLarge(f"the request body has more than the {max_bytes} bytes that are accepted")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large
-    chunks: list[bytes] = []
-    size_bytes = 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for chunk in request.stream():
-                size_bytes += len(chunk)
-                if size_bytes > max_bytes:
-                    raise too_large
-                chunks.append(chunk)
-    except TimeoutError as error:
-        raise InvalidInput(f"only {size_bytes} bytes of the request body arrived in {timeout_s:g} s") from error
-    return b"".join(chunks)
-
-
-class _CallerGoneError(Exception):
-    """The connection closed before there was an answer."""
-
-
-@asynccontextmanager
-async def _while_caller_waits(request: Request) -> AsyncIterator[None]:
-    """Cancel the block when the caller hangs up, so that its picture costs nobody else time.
-
-    Raises:
-        _CallerGoneError: It did.
-    """
-    task = asyncio.current_task()
-    gone = asyncio.ensure_future(request.receive())  # after the body, the only message left is the disconnect
-    if task is not None:
-        gone.add_done_callback(lambda watcher: None if watcher.cancelled() else task.cancel())
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        if not gone.done() or task is None or task.uncancel() > 0:
-            raise
-        raise _CallerGoneError from error
-    finally:
-        gone.cancel()
-
-
-def _refusals(*kinds: type[KennelError]) -> dict[int | str, dict[str, object]]:
+def _refusals(*kinds: type[KennelError]) -> Documented:
     """The error answers of a route, for its documentation."""
     reasons: dict[int, list[str]] = {}
     for kind in kinds:

@@ -2,7 +2,9 @@
 
 from typing import Any, Final
 
-from serving.codecs import CUSTOM_ATTRIBUTES, READERS, WRITERS
+from serving.headers import CUSTOM_ATTRIBUTES
+from serving.readers import READERS
+from serving.writers import WRITERS
 
 _BINARY: Final = {"type": "string", "format": "binary"}
 _ERROR: Final = {
@@ -22,33 +24,99 @@ _PREDICTION: Final = {
         "probability": {"type": "number", "minimum": 0, "maximum": 1},
     },
 }
+_RANKED: Final = {"type": "array", "items": _PREDICTION, "description": "the most probable first"}
 _PREDICTIONS: Final = {
     "type": "object",
     "required": ["predictions"],
-    "properties": {"predictions": {"type": "array", "items": _PREDICTION, "description": "the most probable first"}},
+    "properties": {
+        "predictions": {
+            "oneOf": [_RANKED, {"type": "array", "items": _RANKED, "description": "where several pictures can be sent"}]
+        }
+    },
+}
+_BASE64: Final = {"type": "string", "format": "byte"}
+_INSTANCE: Final = {"type": "object", "required": ["b64"], "properties": {"b64": _BASE64}}
+_PICTURES: Final = {
+    "oneOf": [
+        {"type": "object", "required": [name], "properties": {name: schema}}
+        for name, schema in (
+            ("image", _BASE64),
+            ("images", {"type": "array", "items": _BASE64}),
+            ("instances", {"type": "array", "items": _INSTANCE}),
+        )
+    ]
+}
+_FORM: Final = {"type": "object", "properties": {"files": {"type": "array", "items": _BINARY}}}
+_BODIES: Final[dict[str, Any]] = {
+    "application/json": _PICTURES,
+    "application/jsonlines": {"type": "string", "description": "an object with one picture on each line"},
+    "multipart/form-data": _FORM,
+}
+_ANSWERS: Final[dict[str, Any]] = {
+    "application/json": _PREDICTIONS,
+    "application/jsonlines": {"type": "string", "description": "a line for each picture"},
+    "text/csv": {"type": "string", "description": "picture, rank, label, index, probability"},
 }
 
 INVOCATION: Final[dict[str, Any]] = {
-    "requestBody": {"required": True, "content": {name: {"schema": _BINARY} for name in READERS}},
+    "requestBody": {"required": True, "content": {name: {"schema": _BODIES.get(name, _BINARY)} for name in READERS}},
     "parameters": [
         {
             "name": CUSTOM_ATTRIBUTES,
             "in": "header",
             "schema": {"type": "string"},
-            "description": "`top_k=3` asks for three labels; other keys are ignored",
+            "description": (
+                "`top_k=3` asks for three labels, `pixel_range=normalized` says what floats are; other keys are ignored"
+            ),
         }
     ],
 }
 """What `POST /invocations` takes."""
 
 ANSWER: Final[dict[str, Any]] = {
-    "description": "The ranked labels; as application/x-npy the raw logits, float32 (1, K)",
-    "content": {
-        writer.content_type: {"schema": _PREDICTIONS if writer.content_type == "application/json" else _BINARY}
-        for writer in WRITERS
-    },
+    "description": "The ranked labels; as application/x-npy the raw logits, float32 (N, K)",
+    "content": {writer.content_type: {"schema": _ANSWERS.get(writer.content_type, _BINARY)} for writer in WRITERS},
 }
 """What it answers."""
+
+CARD: Final[dict[str, Any]] = {
+    "description": "The bundle's card",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "architecture": {"type": "string"},
+                    "labels": {"type": "array", "items": {"type": "string"}},
+                    "test_accuracy": {"type": "number"},
+                    "calibration_error": {"type": ["number", "null"]},
+                    "width": {"type": "integer"},
+                    "height": {"type": "integer"},
+                    "engine": {"type": "string"},
+                    "created": {"type": "string", "format": "date-time"},
+                },
+            }
+        }
+    },
+}
+"""What the model is."""
+
+EXECUTION_PARAMETERS: Final[dict[str, Any]] = {
+    "description": "Limits; the transform job's own win over them",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "MaxConcurrentTransforms": {"type": "integer", "minimum": 1},
+                    "BatchStrategy": {"type": "string"},
+                    "MaxPayloadInMB": {"type": "integer", "minimum": 1},
+                },
+            }
+        }
+    },
+}
+"""Source: SageMaker Developer Guide, "How Containers Serve Requests" in batch transform."""
 
 
 def refusal(*reasons: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def decode(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:  # decoders raise anything at all on bytes made to confuse them
         raise InvalidInput(f"{refusal(data)}, expected one of {', '.join(FORMATS)}") from error
-    _check_size(image)
+    check_size(*image.size)
     try:
         image.load()
     except Exception as error:
@@ -79,8 +79,12 @@ def resize_and_crop(image: Image.Image, spec: InputSpec) -> Pixels:
     return np.asarray(resized.crop((left, top, left + spec.width, top + spec.height)), dtype=np.uint8)
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
+def check_size(width: int, height: int) -> None:
+    """Refuse what would take too much memory to decode or to resize.
+
+    Raises:
+        InvalidInput: It would.
+    """
     if width * height > MAX_PIXELS:
         raise InvalidInput(f"the picture has {width} x {height} pixels, at most {MAX_PIXELS // 10**6} million are read")
     if min(width, height) < 1 or max(width, height) > MAX_ASPECT_RATIO * min(width, height):

@@ -21,10 +21,11 @@ import numpy as np
 
 from serving import files
 from serving.bundle import Manifest
-from serving.codecs import softmax
-from serving.engines import Engine, num_cpus
+from serving.engines import Engine
 from serving.errors import DataError, InvalidInput
+from serving.machine import num_cpus
 from serving.preprocess import Pixels, preprocess
+from serving.writers import softmax
 
 logger = logging.getLogger(__name__)
 

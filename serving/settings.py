@@ -13,6 +13,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from serving.flags import Layer, nearest, parse_arguments, resolve, setting
+from serving.headers import PixelRange
+from serving.machine import memory_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ SAGEMAKER_VARIABLES: Final = {
     "SAGEMAKER_MAX_PAYLOAD_IN_MB": "max_payload_mb",
 }
 MAX_PAYLOAD_MB: Final = 1024  # the largest request SageMaker has anywhere: asynchronous inference, 1 GB
+MAX_TRANSFORM_MB: Final = 100
+"""MaxConcurrentTransforms x MaxPayloadInMB (SageMaker API, CreateTransformJob)."""
 
 
 class ServerSettings(BaseModel):
@@ -43,12 +47,34 @@ class ServerSettings(BaseModel):
     body_timeout_s: float = setting(30.0, gt=0, unit="s", help="time in which a request body must have arrived")
     max_batch_size: int = setting(8, ge=1, unit="images", help="images that run through the model at once, at most")
     max_queue_size: int = setting(64, ge=1, unit="requests", help="requests under way, above which the answer is 503")
+    max_queue_mb: int | None = setting(
+        None,
+        ge=1,
+        unit="MB",
+        help="bodies of requests under way, together, above which the answer is 503; default: an eighth of the memory "
+        "this container may use",
+    )
+    pixel_range: PixelRange = setting(
+        "unit", help="what floats in application/x-npy are, where the request does not say: 0 to 1, or normalized"
+    )
     top_k: int = setting(5, ge=1, unit="labels", help="labels in an answer, where the request does not say how many")
 
     @property
     def max_payload_bytes(self) -> int:
         """Largest request body, in bytes."""
         return (self.max_payload_mb or MAX_PAYLOAD_MB) * 2**20
+
+    @property
+    def execution_parameters(self) -> dict[str, int | str]:
+        """What a batch transform is asked to send at once; SageMaker takes at most 100 MB together."""
+        payload_mb = min(self.max_payload_mb or MAX_PAYLOAD_MB, MAX_TRANSFORM_MB)
+        at_once = max(1, min(self.max_queue_size, MAX_TRANSFORM_MB // payload_mb))
+        return {"MaxConcurrentTransforms": at_once, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": payload_mb}
+
+    @property
+    def max_queue_bytes(self) -> int:
+        """Of the bodies of requests under way, together."""
+        return memory_bytes() // 8 if self.max_queue_mb is None else self.max_queue_mb * 2**20
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> ServerSettings:

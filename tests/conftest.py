@@ -1,11 +1,13 @@
 """What holds for every test: which may be left out, and the figures that a run prints."""
 
 import os
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
-from tests.support import engine
+from tests.support import chromium, engine
+from tests.support.chromium import Browser, Tab
 from tests.support.figures import RecordFigure
 
 # Before torch is loaded, as components/environment.py does for a stage: spinning threads starve whatever runs beside.
@@ -87,3 +89,20 @@ def images(record_figure: RecordFigure) -> engine.Made:
         if line.startswith("built kennel-"):
             record_figure(f"  {line}")
     return built
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    executable = chromium.find()
+    if executable is None:
+        pytest.skip("there is no Chromium: install it (Debian: apt-get install chromium)")
+    with chromium.running(executable, tmp_path_factory.mktemp("chromium")) as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Tab]:
+    """A new page of a real browser."""
+    opened = browser.new_tab()
+    yield opened
+    opened.close()

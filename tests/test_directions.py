@@ -8,7 +8,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for room in ("serving", "components") for path in (ROOT / room).rglob("*.py"))
-HTTP_SIDE = {"app", "batching", "codecs", "loader", "openapi", "server", "settings", "__main__"}
+HTTP_SIDE = {
+    "app",
+    "batching",
+    "readers",
+    "writers",
+    "headers",
+    "arrays",
+    "loader",
+    "openapi",
+    "server",
+    "settings",
+    "__main__",
+}
 TORCH = {"torch", "torchvision", "safetensors"}
 CLOUD = {"boto3", "botocore", "docker", "sagemaker", "kubernetes", "kfp"}
 

@@ -11,7 +11,9 @@ from components.data.weights import published
 from components.train.settings import TrainSettings
 from serving.flags import SettingDoc, documentation, parse_arguments
 from serving.predict import PredictSettings
+from serving.readers import READERS
 from serving.settings import ServerSettings
+from serving.writers import WRITERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -70,8 +72,15 @@ def test_the_weights_it_names_are_those_that_are_fetched() -> None:
     assert set(named) == {published("resnet50").name}
 
 
+def test_every_content_type_is_in_the_tables() -> None:
+    rows = re.findall(r"^\| (`[a-z]+/[^|]+) \|", README, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert named == {*READERS, *(writer.content_type for writer in WRITERS)} - {"image/jpg"}
+
+
 def test_every_file_and_folder_it_names_exists() -> None:
     made = ("demo/", "out/", "train/", "valid/", "test/")
     named = {name for name in re.findall(r"`([\w./-]+/[\w./-]*)`", README) if not name.startswith(("/", *made))}
+    named -= {*READERS, *(writer.content_type for writer in WRITERS)}
     assert named
     assert {name for name in named if not (ROOT / name).exists()} == set()

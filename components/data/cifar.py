@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.data.index import HELD_OUT, Sample, hold_out
-from serving.engines import num_cpus
 from serving.errors import DataError
+from serving.machine import num_cpus
 
 logger = logging.getLogger(__name__)
 

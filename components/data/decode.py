@@ -23,8 +23,8 @@ from components.data.index import Index, Sample
 from serving import files
 from serving import preprocess as preprocess_module
 from serving.bundle import InputSpec
-from serving.engines import num_cpus
 from serving.errors import DataError, InvalidInput
+from serving.machine import num_cpus
 from serving.preprocess import Pixels, preprocess
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from components.data.index import Sample
 from serving import files
-from serving.engines import num_cpus
 from serving.errors import DataError
+from serving.machine import num_cpus
 from serving.preprocess import Pixels
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from components.train.augment import Augmentation
 from components.train.graph import Graph
 from components.train.world import World
 from serving.bundle import ONNX_MODEL, InputSpec
-from serving.engines import num_cpus
 from serving.engines.onnx_engine import open_session
 from serving.engines.torch_network import Network
+from serving.machine import num_cpus
 
 Features = NDArray[np.float32]
 """(N, D)"""

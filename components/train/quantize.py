@@ -26,7 +26,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from serving import files
 from serving.bundle import ONNX_DATA
-from serving.engines import Logits, num_cpus
+from serving.engines import Logits
+from serving.machine import num_cpus
 from serving.preprocess import Pixels
 
 logger = logging.getLogger(__name__)

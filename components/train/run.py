@@ -40,9 +40,9 @@ from components.weights import CHANNELS as WEIGHTS_CHANNELS
 from components.weights import find_weights
 from serving import files
 from serving.bundle import Bundle, Head, InputSpec
-from serving.engines import num_cpus
 from serving.engines.torch_network import Network
 from serving.errors import ConfigError, DataError
+from serving.machine import num_cpus
 
 logger = logging.getLogger(__name__)
 

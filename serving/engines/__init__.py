@@ -1,8 +1,6 @@
 """What runs a batch: pixels to logits. One small protocol, one file an engine."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 
 from serving.bundle import Bundle
 from serving.errors import ConfigError
+from serving.machine import num_cpus
 from serving.preprocess import Pixels
 
 Logits = NDArray[np.float32]
@@ -51,25 +50,6 @@ def open_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engine
     if name not in ENGINES:
         raise ConfigError(f"engine {name!r} does not exist, expected one of {', '.join(ENGINES)}")
     return ENGINES[name](bundle, threads or num_cpus())
-
-
-def num_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs this process may use: the container's quota, rounded up, not the host's count.
-
-    Source: `cpu.max` of control groups v2, `cpu.cfs_quota_us` of v1 (Linux kernel documentation).
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            words = (cgroup / quota_file).read_text().split()
-            if period_file:
-                words += (cgroup / period_file).read_text().split()
-            quota, period = int(words[0]), int(words[1])
-        except (OSError, ValueError, IndexError):  # no such file, or "max": no quota
-            continue
-        if quota > 0 and period > 0:
-            return max(1, min(allowed, -(-quota // period)))
-    return allowed
 
 
 def _onnx(bundle: Bundle, threads: int) -> Engine:

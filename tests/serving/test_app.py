@@ -1,7 +1,9 @@
 """Routes, headers and error answers, over ASGI in this process."""
 
 import asyncio
+import base64
 import io
+import json
 import logging
 from typing import Any
 
@@ -17,6 +19,7 @@ from serving.engines.onnx_engine import OnnxEngine
 from serving.errors import EngineError
 from serving.preprocess import Pixels, preprocess
 from serving.settings import ServerSettings
+from serving.writers import WRITERS
 from tests.support import images
 from tests.support.apps import connected
 from tests.support.bundles import LABELS
@@ -104,7 +107,7 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(
     assert response.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/invocations/", "/ping/x", "/models", "/" + "x" * 5000])
+@pytest.mark.parametrize("path", ["/invocations/", "/ping/x", "/models", "/" + "x" * 5000])
 async def test_a_wrong_path_is_404_and_says_which_are_right(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path)
     assert refusal(response) == (404, "not_found")
@@ -191,6 +194,34 @@ async def test_a_bad_picture_gets_400_and_its_neighbours_their_answers(client: h
     assert [answer.status_code for answer in answers] == [200, 200, 400, 200, 200]
 
 
+async def test_several_pictures_get_an_answer_each_in_their_order(client: httpx.AsyncClient, bundle: Bundle) -> None:
+    pictures = [images.jpeg(seed=seed) for seed in range(40)]
+    body = json.dumps({"instances": [{"b64": base64.b64encode(picture).decode()} for picture in pictures]})
+    headers = {"Content-Type": "application/json", "Accept": "application/x-npy"}
+    answered = np.load(io.BytesIO((await client.post("/invocations", content=body, headers=headers)).content))
+    pixels = np.stack([preprocess(picture, bundle.manifest.input) for picture in pictures])
+    np.testing.assert_allclose(answered, OnnxEngine(bundle, 1).infer(pixels), rtol=1e-4, atol=1e-5)
+    ranked = await client.post("/invocations", content=body, headers=headers | {"Accept": "application/json"})
+    assert [row[0]["index"] for row in ranked.json()["predictions"]] == answered.argmax(1).tolist()
+
+
+async def test_a_form_of_files_is_answered_as_curl_sends_it(client: httpx.AsyncClient) -> None:
+    files = [("file", ("a.jpg", images.jpeg(seed=seed), "image/jpeg")) for seed in range(2)]
+    response = await client.post("/invocations", files=files, headers={"Accept": "application/jsonlines"})
+    assert response.status_code == 200
+    assert [len(json.loads(line)["predictions"]) for line in response.text.splitlines()] == [5, 5]
+
+
+async def test_one_bad_picture_of_several_refuses_them_all_and_leaves_nothing_under_way(
+    client: httpx.AsyncClient,
+) -> None:
+    good = base64.b64encode(images.jpeg()).decode()
+    body = json.dumps({"images": [good, "bm8gcGljdHVyZQ==", good]})
+    response = await client.post("/invocations", content=body, headers={"Content-Type": "application/json"})
+    assert refusal(response) == (400, "invalid_input")
+    assert (await post(client)).status_code == 200
+
+
 class FailingEngine:
     """An engine that works until told otherwise."""
 
@@ -261,11 +292,22 @@ async def test_refused_requests_are_one_line_of_log_without_traceback(
     assert not record.exc_info
 
 
+@pytest.mark.parametrize(
+    ("payload_mb", "at_once", "size_mb"), [(6, 16, 6), (25, 4, 25), (60, 1, 60), (0, 1, 100), (1, 64, 1)]
+)
+async def test_a_batch_transform_is_told_what_to_send_at_once(
+    bundle: Bundle, payload_mb: int, at_once: int, size_mb: int
+) -> None:
+    async with connected(create_app(ServerSettings(model=bundle.folder, max_payload_mb=payload_mb))) as client:
+        told = (await client.get("/execution-parameters")).json()
+    assert told == {"MaxConcurrentTransforms": at_once, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": size_mb}
+
+
 async def test_openapi_describes_both_routes_as_they_are(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/ping", "/invocations"}
+    assert set(document["paths"]) == {"/ping", "/invocations", "/execution-parameters", "/card"}
     invocation = document["paths"]["/invocations"]["post"]
     assert {"image/jpeg", "image/png"} <= set(invocation["requestBody"]["content"])
-    assert set(invocation["responses"]["200"]["content"]) == {"application/json", "application/x-npy"}
+    assert set(invocation["responses"]["200"]["content"]) == {writer.content_type for writer in WRITERS}
     assert set(invocation["responses"]) == {"200", "400", "406", "413", "415", "500", "503"}
     assert set(document["paths"]["/ping"]["get"]["responses"]) == {"200", "503"}

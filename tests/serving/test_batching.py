@@ -60,7 +60,7 @@ def engine() -> HeldEngine:
 @pytest.fixture
 async def batcher(engine: HeldEngine) -> AsyncIterator[Batcher]:
     with ThreadPoolExecutor(1) as thread:
-        batcher = Batcher(engine.infer, thread, num_decoders=2, max_batch_size=4, max_queue_size=6)
+        batcher = Batcher(engine.infer, thread, num_decoders=2, max_batch_size=4, max_queue_size=6, max_queue_bytes=60)
         yield batcher
         engine.let_go.set()
         async with asyncio.timeout(DEADLINE_S):
@@ -68,9 +68,9 @@ async def batcher(engine: HeldEngine) -> AsyncIterator[Batcher]:
 
 
 async def ask(batcher: Batcher, value: int) -> int:
-    with batcher.slot():
+    with batcher.slot(10):
         async with asyncio.timeout(DEADLINE_S):
-            return int((await batcher.infer(picture(value)))[0])
+            return int((await batcher.infer(picture(value))).logits[0])
 
 
 async def held_with(batcher: Batcher, engine: HeldEngine, *values: int) -> list["asyncio.Task[int]"]:
@@ -100,11 +100,22 @@ async def test_a_full_queue_refuses_at_once_and_has_room_again_after_an_answer(
     batcher: Batcher, engine: HeldEngine
 ) -> None:
     tasks = await held_with(batcher, engine, 1, 2, 3, 4, 5, 6)
-    with pytest.raises(QueueFull, match="6 requests"), batcher.slot():
+    with pytest.raises(QueueFull, match="6 requests"), batcher.slot(10):
         pytest.fail("admitted")
     engine.let_go.set()
     await asyncio.gather(*tasks)
     assert await ask(batcher, 7) == 7
+
+
+async def test_bodies_that_are_too_large_together_are_refused_and_one_alone_is_not(batcher: Batcher) -> None:
+    with batcher.slot(50):
+        sentence = "50 bytes of requests are under way, and 11 more would be over the 60"
+        with pytest.raises(QueueFull, match=sentence), batcher.slot(11):
+            pytest.fail("admitted")
+        with batcher.slot(10):
+            pass
+    with batcher.slot(1000):
+        pass
 
 
 async def test_a_slot_comes_back_when_the_picture_in_it_is_bad(batcher: Batcher) -> None:
@@ -112,7 +123,7 @@ async def test_a_slot_comes_back_when_the_picture_in_it_is_bad(batcher: Batcher)
         raise InvalidInput("bad")
 
     for _ in range(10):
-        with pytest.raises(InvalidInput), batcher.slot():
+        with pytest.raises(InvalidInput), batcher.slot(10):
             await batcher.decode(bad, b"")
 
 
@@ -141,7 +152,7 @@ async def test_closing_answers_what_was_admitted_and_admits_nobody(batcher: Batc
     tasks = await held_with(batcher, engine, 1, 2, 3)
     closing = asyncio.create_task(batcher.close())
     await asyncio.sleep(0)
-    with pytest.raises(NotReady, match="stopping"), batcher.slot():
+    with pytest.raises(NotReady, match="stopping"), batcher.slot(10):
         pytest.fail("admitted")
     assert not closing.done()
     engine.let_go.set()
@@ -172,6 +183,7 @@ async def test_a_wrong_number_of_rows_is_an_engine_error_for_the_whole_batch() -
             num_decoders=1,
             max_batch_size=4,
             max_queue_size=4,
+            max_queue_bytes=100,
         )
         with pytest.raises(EngineError, match="2 rows to a batch of 1"):
             await ask(batcher, 1)

@@ -59,13 +59,13 @@ class Tab:
         """Give a command and return its result."""
         return self._browser.send(method, self._session, **params)
 
-    def open(self, page: Path, *, is_dark: bool = False, width: int = 1280, height: int = 900) -> "Tab":
-        """Show a file, as a double click would, and wait until it is loaded."""
+    def open(self, page: Path | str, *, is_dark: bool = False, width: int = 1280, height: int = 900) -> "Tab":
+        """Show a file, as a double click would, or an address, and wait until it is loaded."""
         self._browser.events.clear()
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         self._browser.wait_for("Page.loadEventFired", self._session)
         return self
 
@@ -88,9 +88,15 @@ class Tab:
         """The text of the first element that a CSS selector finds."""
         return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).textContent"))
 
+    def choose(self, selector: str, *files: Path) -> None:
+        """Choose files in a file input, as a person does in its dialogue."""
+        document = self.send("DOM.getDocument")["root"]["nodeId"]
+        found = self.send("DOM.querySelector", nodeId=document, selector=selector)["nodeId"]
+        self.send("DOM.setFileInputFiles", nodeId=found, files=[str(file) for file in files])
+
     def press(self, key: str) -> None:
         """Press and release a key."""
-        code = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, 13)
+        code = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}.get(key, 13)
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
 

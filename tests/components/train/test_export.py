@@ -22,10 +22,10 @@ from components.train.graph import Graph
 from components.train.metrics import EpochResult, softmax
 from serving import bundle, golden
 from serving.bundle import Bundle, Head
-from serving.codecs import write_json
 from serving.engines import open_engine
 from serving.engines.torch_network import Network
 from serving.errors import BundleError
+from serving.writers import Answer, write_json
 from tests.support.images import noise
 from tests.support.networks import settled
 
@@ -113,7 +113,8 @@ def test_recorded_probabilities_are_those_that_the_server_answers(exported: Expo
         recorded = list(csv.DictReader(file))
     assert len(recorded) == len(logits)
     for row, answer in zip(recorded, logits, strict=True):
-        served = json.loads(write_json(answer, LABELS, 1, manifest.calibration.temperature))["predictions"][0]
+        written = write_json(Answer(answer[np.newaxis], LABELS, 1, manifest.calibration.temperature, is_single=True))
+        served = json.loads(written)["predictions"][0]
         assert served["label"] == row["predicted"]
         assert served["probability"] == pytest.approx(float(row["probability"]), abs=1e-5)
 

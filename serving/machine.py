@@ -1,0 +1,42 @@
+"""What this process may use of the machine: a container's share, not the host's whole.
+
+Source: control groups v1 and v2 (Linux kernel documentation).
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+CGROUP: Final = Path("/sys/fs/cgroup")
+MEMORY_LIMITS: Final = ("memory.max", "memory/memory.limit_in_bytes")
+"""Of control groups v2 and v1."""
+
+
+def num_cpus(cgroup: Path = CGROUP) -> int:
+    """CPUs this process may use: the container's quota, rounded up, not the host's count.
+
+    Source: `cpu.max` of control groups v2, `cpu.cfs_quota_us` of v1.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = (cgroup / quota_file).read_text().split()
+            if period_file:
+                words += (cgroup / period_file).read_text().split()
+            quota, period = int(words[0]), int(words[1])
+        except (OSError, ValueError, IndexError):  # no such file, or "max": no quota
+            continue
+        if quota > 0 and period > 0:
+            return max(1, min(allowed, -(-quota // period)))
+    return allowed
+
+
+def memory_bytes(cgroup: Path = CGROUP) -> int:
+    """Memory this process may use: the container's limit where there is one, else the machine's."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in MEMORY_LIMITS:
+        try:
+            return min(installed, int((cgroup / name).read_text()))
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            continue
+    return installed

@@ -1,0 +1,241 @@
+"""Content types in: a table, one row a format. A reader takes a request body apart into pictures still to be decoded.
+
+A new format is a new row. Taking apart is quick and decoding is not, so each picture is a function that makes pixels
+of it, to be called in a pool of threads.
+
+Sources: TensorFlow Serving's REST API and KServe's v1 protocol for `instances`; JSON Lines as batch transform splits it
+(SageMaker Developer Guide, "Use batch transform", SplitType Line); RFC 7578 for forms.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import python_multipart
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import parse_options_header
+
+from serving.arrays import read_npy, to_pixels
+from serving.bundle import InputSpec
+from serving.errors import InvalidInput, UnsupportedContentType
+from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
+from serving.preprocess import Pixels, preprocess
+
+MAX_PICTURES: Final = 256
+"""In one body: what 25 MB of thumbnails are, and what a batch transform's record may be."""
+
+Decode = Callable[[InputSpec], Pixels]
+"""Pixels (H, W, 3) of one picture; raises InvalidInput."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """A request body and what its headers say of it."""
+
+    data: bytes
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Of the content type, such as `boundary`."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """The caller's custom attributes."""
+    pixel_range: PixelRange = "unit"
+    """What the server takes floats for where the caller does not say."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a body holds."""
+
+    decoders: Sequence[Decode]
+    is_single: bool = True
+    """Whether the form of the body can hold but one, so that the answer is not a list of answers."""
+
+
+Reader = Callable[[Body], Pictures]
+"""Takes a body apart; raises InvalidInput."""
+
+
+def select_reader(content_type: str | None) -> tuple[Reader, dict[str, str]]:
+    """The reader of what a request declares, and the parameters of its content type.
+
+    Raises:
+        UnsupportedContentType: Nobody reads it, or nothing is declared.
+    """
+    if not content_type:
+        raise UnsupportedContentType(f"the request has no Content-Type, expected {_EXPECTED}")
+    name, parameters = parse_content_type(content_type)
+    if name not in READERS:
+        raise UnsupportedContentType(f"Content-Type {shortened(content_type)} is not read here, expected {_EXPECTED}")
+    return READERS[name], parameters
+
+
+def read_picture(body: Body) -> Pictures:
+    """The body is a picture; which format it is, its own bytes say."""
+    return Pictures([partial(preprocess, body.data)])
+
+
+def read_npy_pictures(body: Body) -> Pictures:
+    """The body is an array: a picture or a batch."""
+    arrays = read_npy(body.data)
+    _check_count(len(arrays))
+    pixel_range = _pixel_range(body)
+    return Pictures([partial(_from_array, array, pixel_range) for array in arrays], is_single=len(arrays) == 1)
+
+
+def read_json(body: Body) -> Pictures:
+    """`{"image": base64}`, `{"images": [base64, ...]}` or `{"instances": [{"b64": base64}, ...]}`."""
+    return _from_object(_parse_json(body.data, "the body"))
+
+
+def read_jsonlines(body: Body) -> Pictures:
+    """An object of `read_json` with one picture on each line."""
+    lines = [line for line in body.data.splitlines() if line.strip()]
+    _check_count(len(lines))
+    decoders: list[Decode] = []
+    for number, line in enumerate(lines, start=1):
+        found = _from_object(_parse_json(line, f"line {number}")).decoders
+        if len(found) != 1:
+            raise InvalidInput(f"line {number} holds {len(found)} pictures, expected one on each line")
+        decoders += found
+    return Pictures(decoders, is_single=False)
+
+
+def read_form(body: Body) -> Pictures:
+    """Files of a form; fields that are no files are of no matter."""
+    boundary = body.parameters.get("boundary", "")
+    if not boundary or len(boundary) > 70:  # RFC 2046, section 5.1.1
+        raise InvalidInput("Content-Type multipart/form-data has no boundary of 1 to 70 characters")
+    files = _Files()
+    parser = python_multipart.MultipartParser(boundary.encode("latin-1", "replace"), files.callbacks())
+    try:
+        parser.write(body.data)
+        parser.finalize()
+    except MultipartParseError as error:
+        raise InvalidInput(f"the form is damaged or cut short: {error}") from error
+    if not files.is_whole:
+        raise InvalidInput("the form is cut short: its closing boundary is missing")
+    _check_count(len(files.contents))
+    return Pictures([partial(preprocess, content) for content in files.contents], is_single=len(files.contents) == 1)
+
+
+class _Files:
+    """Collects the parts of a form that have a file name; its methods are the parser's callbacks."""
+
+    def __init__(self) -> None:
+        self.contents: list[bytes] = []
+        self.is_whole = False
+        self._field = self._value = b""
+        self._is_file = False
+        self._chunks: list[bytes] = []
+
+    def callbacks(self) -> Any:
+        """By the names that the parser knows."""
+        return {name: getattr(self, name) for name in dir(self) if name.startswith("on_")}
+
+    def on_part_begin(self) -> None:
+        self._is_file, self._chunks = False, []
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._is_file = b"filename" in parse_options_header(self._value)[1]
+        self._field = self._value = b""
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._chunks.append(data[start:end])
+
+    def on_part_end(self) -> None:
+        if self._is_file:
+            self.contents.append(b"".join(self._chunks))
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+
+def _from_object(content: Any) -> Pictures:
+    if isinstance(content, dict):
+        if "image" in content:
+            return Pictures([partial(_from_base64, _text(content["image"], "image"))])
+        for name in ("images", "instances"):
+            if name in content:
+                entries = content[name]
+                if not isinstance(entries, list):
+                    raise InvalidInput(f'"{name}" is {_kind(entries)}, expected a list')
+                _check_count(len(entries))
+                texts = [_text(entry, f"{name}[{place}]") for place, entry in enumerate(entries)]
+                return Pictures([partial(_from_base64, text) for text in texts], is_single=False)
+    raise InvalidInput(
+        f'the JSON is {_kind(content)}, expected {{"image": base64}}, {{"images": [base64, ...]}} or '
+        '{"instances": [{"b64": base64}, ...]}'
+    )
+
+
+def _text(entry: Any, where: str) -> str:
+    """Base64 as it is, or inside of one or two objects: `{"b64": ...}`, `{"image_bytes": {"b64": ...}}`."""
+    for _ in range(2):
+        if isinstance(entry, dict):
+            entry = entry["b64"] if "b64" in entry else next(iter(entry.values())) if len(entry) == 1 else entry
+    if not isinstance(entry, str):
+        raise InvalidInput(f'{where} is {_kind(entry)}, expected base64 or {{"b64": base64}}')
+    return entry
+
+
+def _from_base64(text: str, spec: InputSpec) -> Pixels:
+    data = text.partition(",")[2] if text.startswith("data:") else text  # a page's data URL
+    try:
+        return preprocess(base64.b64decode(data, validate=True), spec)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"a picture is not base64: {error}") from error
+
+
+def _from_array(array: Any, pixel_range: PixelRange, spec: InputSpec) -> Pixels:
+    return to_pixels(array, spec, pixel_range)
+
+
+def _pixel_range(body: Body) -> PixelRange:
+    asked = body.attributes.get("pixel_range", body.pixel_range)
+    found = next((name for name in PIXEL_RANGES if name == asked), None)
+    if found is None:
+        expected = " or ".join(PIXEL_RANGES)
+        raise InvalidInput(f"pixel_range in {CUSTOM_ATTRIBUTES} is {shortened(asked)}, expected {expected}")
+    return found
+
+
+def _parse_json(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
+        raise InvalidInput(f"{where} is not JSON: {error}") from error
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MAX_PICTURES:
+        raise InvalidInput(f"the body holds {count} pictures, expected 1 to {MAX_PICTURES}")
+
+
+def _kind(content: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(content), "a number")
+
+
+READERS: Final[Mapping[str, Reader]] = {
+    **dict.fromkeys(("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff"), read_picture),
+    **dict.fromkeys(("image/jpg", "application/octet-stream", "application/x-image"), read_picture),
+    "multipart/form-data": read_form,
+    "application/json": read_json,
+    "application/jsonlines": read_jsonlines,
+    "application/x-npy": read_npy_pictures,
+}
+"""By content type. `image/jpg` does not exist officially and is sent all the same; `application/x-image` is what
+SageMaker's own image classifier takes."""
+
+_EXPECTED: Final = " or ".join(name for name in READERS if name != "image/jpg")

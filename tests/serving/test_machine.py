@@ -1,0 +1,45 @@
+"""What a container may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from serving.machine import memory_bytes, num_cpus
+
+ALLOWED = len(os.sched_getaffinity(0))
+INSTALLED = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus"), [("max 100000", ALLOWED), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", ALLOWED)]
+)
+def test_cpus_are_the_quota_of_control_groups_v2_rounded_up(tmp_path: Path, quota: str, cpus: int) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert num_cpus(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("-1", ALLOWED), ("50000", 1), ("9900000", ALLOWED)])
+def test_cpus_are_the_quota_of_control_groups_v1_rounded_up(tmp_path: Path, quota: str, cpus: int) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert num_cpus(tmp_path) == cpus
+
+
+def test_without_a_quota_cpus_are_those_of_the_process(tmp_path: Path) -> None:
+    assert num_cpus(tmp_path) == ALLOWED
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+@pytest.mark.parametrize(("limit", "expected"), [("1048576\n", 2**20), ("max", INSTALLED), (str(2**62), INSTALLED)])
+def test_memory_is_the_containers_limit_where_there_is_one(
+    tmp_path: Path, name: str, limit: str, expected: int
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(limit)
+    assert memory_bytes(tmp_path) == expected
+
+
+def test_without_a_limit_memory_is_the_machines(tmp_path: Path) -> None:
+    assert memory_bytes(tmp_path) == INSTALLED
