@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from serving.errors import ConfigError
 from serving.files import ASIDE_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,12 @@ class Cache:
     def __init__(self, folder: Path, limit_gb: float = DEFAULT_LIMIT_GB) -> None:
         self.folder = folder
         self._limit_bytes = int(limit_gb * 1e9)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{str(folder)!r} cannot be the cache's folder ({error.strerror}): name another with --cache-dir"
+            ) from error
         self._in_use: set[Path] = set()
 
     def entry(self, name: str, build: Callable[[Path], None]) -> Path:
@@ -58,7 +65,6 @@ class Cache:
         """
         path = self.folder / name
         self._in_use.add(path)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         with self._locked(name):
             if path.is_dir():

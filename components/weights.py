@@ -139,18 +139,27 @@ def _published(architecture: str) -> Weights:
     except (OSError, RuntimeError, UnpicklingError) as error:  # RuntimeError: the hash of what was downloaded is wrong
         raise ConfigError(
             f"torchvision's weights of {architecture} cannot be downloaded or read ({str(error).splitlines()[0]}): "
-            "give --weights FILE, or --weights none to start from nothing"
+            "give --weights FILE, or --weights none --freeze none to start from nothing"
         ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """Of what torch says; it goes on to advise to execute what is in the file."""
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    return text.partition(". ")[0]
 
 
 def _from_file(path: Path) -> Weights:
     if not path.is_file():
-        raise ConfigError(f'--weights got "{path}", expected default, none, a file of weights, or a bundle')
+        raise ConfigError(
+            f'--weights got "{path}", expected default, none, a file of weights, or a bundle; there is no such file: '
+            "make weights ARCH=... fetches published ones"
+        )
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds on files that are something else
         raise ConfigError(
-            f"{str(path)!r} is not a file of weights (a state dict, .pth or .safetensors): {error}"
+            f"{str(path)!r} is not a file of weights (a state dict, .pth or .safetensors): {_first_sentence(error)}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ConfigError(f"{str(path)!r} does not hold a state dict (names to tensors)")

@@ -231,7 +231,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         raise error
     path, method = _limited(request.url.path), _limited(request.method)
     if error.status_code == 404:
-        word, message = "not_found", f"there is nothing at {path}, expected POST /invocations or GET /ping"
+        word, message = (
+            "not_found",
+            f"there is nothing at {path}, expected POST /invocations, GET /ping, or / in a browser",
+        )
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         word, message = "method_not_allowed", f"{method} is not answered at {path}, expected {allowed}"

@@ -25,6 +25,7 @@ from serving.errors import InvalidInput, UnsupportedContentType
 from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
 from serving.preprocess import Pixels, preprocess
 
+CURLS_DEFAULT: Final = "application/x-www-form-urlencoded"
 MAX_PICTURES: Final = 256
 """In one body: what 25 MB of thumbnails are, and what a batch transform's record may be."""
 
@@ -68,7 +69,10 @@ def select_reader(content_type: str | None) -> tuple[Reader, dict[str, str]]:
         raise UnsupportedContentType(f"the request has no Content-Type, expected {_EXPECTED}")
     name, parameters = parse_content_type(content_type)
     if name not in READERS:
-        raise UnsupportedContentType(f"Content-Type {shortened(content_type)} is not read here, expected {_EXPECTED}")
+        hint = "; curl says so unless told: -H 'Content-Type: image/jpeg'" if name == CURLS_DEFAULT else ""
+        raise UnsupportedContentType(
+            f"Content-Type {shortened(content_type)} is not read here, expected {_EXPECTED}{hint}"
+        )
     return READERS[name], parameters
 
 
@@ -238,4 +242,4 @@ READERS: Final[Mapping[str, Reader]] = {
 """By content type. `image/jpg` does not exist officially and is sent all the same; `application/x-image` is what
 SageMaker's own image classifier takes."""
 
-_EXPECTED: Final = " or ".join(name for name in READERS if name != "image/jpg")
+_EXPECTED: Final = ", ".join(name for name in READERS if name != "image/jpg")

@@ -39,7 +39,7 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
         )
         if target is not None:
             upload(folder, target, progress)
-        print(f"train on it:  .venv/bin/python -m components.train --data {folder}")
+        print(f"train on it:  .venv/bin/python -m components.train --data {folder} {DATASETS[settings.dataset].flags}")
 
     return run(DataSettings, work, arguments, environ, prog="make data", description=str(__doc__))
 

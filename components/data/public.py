@@ -34,6 +34,8 @@ class Dataset:
     """None: it comes with scikit-learn."""
     lay_out: Callable[[Path, Path, Progress], int]
     """Makes a folder (second) of the download (first); returns the number of files."""
+    flags: str
+    """Of a training that suits it."""
 
 
 def _lay_out_dogs(archive: Path, folder: Path, progress: Progress) -> int:
@@ -71,14 +73,19 @@ DATASETS: Final = {
         # SHA256= pins the hash that the first download prints.
         Remote("https://s3-us-west-1.amazonaws.com/udacity-aind/dog-project/dogImages.zip", size_bytes=1_132_023_110),
         _lay_out_dogs,
+        "--preset dogs-resnet50",
     ),
     "cifar10": Dataset(
         "CIFAR-10: 60,000 images of 32 x 32 px in 10 classes, as python batches (170 MB)",
         Remote(f"https://www.cs.toronto.edu/~kriz/{cifar.ARCHIVE}", cifar.ARCHIVE_BYTES, cifar.ARCHIVE_SHA256),
         _lay_out_cifar10,
+        "--preset cifar10-resnet18 --image-size 64",
     ),
     "digits": Dataset(
-        "1,797 handwritten digits that come with scikit-learn, train, valid and test", None, _lay_out_digits
+        "1,797 handwritten digits that come with scikit-learn, train, valid and test",
+        None,
+        _lay_out_digits,
+        "--weights none --freeze none --image-size 32",
     ),
 }
 

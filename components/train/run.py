@@ -37,7 +37,7 @@ from components.train.sources import FeatureSource, describe_loading
 from components.train.tensorboard import TensorBoard
 from components.train.world import World
 from components.weights import CHANNELS as WEIGHTS_CHANNELS
-from components.weights import find_weights
+from components.weights import NONE, find_weights
 from serving import files
 from serving.bundle import Bundle, Head, InputSpec
 from serving.engines.torch_network import Network
@@ -203,6 +203,8 @@ def _network(
 ) -> Network:
     torch.manual_seed(settings.seed)
     weights = find_weights(settings.weights, settings.arch, environment.channels)
+    if weights == NONE and settings.freeze == "backbone":
+        logger.warning("the backbone is frozen and knows nothing: let it learn (--freeze none), or give it --weights")
     network = make_network(settings.arch, head, labels, spec, weights=weights, freeze=settings.freeze)
     logger.info("device: %s, %d threads", world.device, torch.get_num_threads())
     return network.to(world.device).to(memory_format=torch.channels_last)  # convolutions run 1.4 times as fast
@@ -248,7 +250,7 @@ def _groups(learner: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]
     if not isinstance(learner, Network):
         return [{"params": list(learner.parameters())}]
     groups = parameter_groups(learner)
-    factor = 1.0 if settings.weights == "none" else settings.backbone_lr_factor
+    factor = 1.0 if settings.weights == NONE else settings.backbone_lr_factor
     return [{"params": groups["head"]}] + [{"params": groups["backbone"], "factor": factor}] * bool(groups["backbone"])
 
 
