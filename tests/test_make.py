@@ -23,6 +23,8 @@ TARGETS = {
     "clean",
     "data",
     "weights",
+    "bench-train",
+    "bench-gpu",
 }
 
 
