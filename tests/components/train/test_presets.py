@@ -201,7 +201,8 @@ def runs() -> list[Any]:
     """Every system on a sample that is always there; on one of its own images too where those are."""
     always = [(name, "digits" if name.startswith("cifar10") else "photographs") for name in SYSTEMS]
     own = [(name, name.partition("-")[0]) for name in SYSTEMS]
-    return [pytest.param(run, id="-on-".join(run)) for run in always] + [
+    slow = {run: [pytest.mark.slow] for run in always if "densenet" in run[0]}  # to trace it takes half a minute
+    return [pytest.param(run, id="-on-".join(run), marks=slow.get(run, [])) for run in always] + [
         pytest.param((name, sample), id=f"{name}-on-{sample}", marks=pytest.mark.slow)
         for name, sample in own
         if (SHARED / sample).is_dir()

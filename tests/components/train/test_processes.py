@@ -126,6 +126,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_stage_trains_in_two_processes_with_one_voice_what_one_trains(
     data: Path, tmp_path: Path, alone: Path
 ) -> None:
