@@ -15,7 +15,8 @@ pytestmark = pytest.mark.docker
 MAX_CPU_IMAGE_BYTES = 400_000_000
 PREFIX = "kenneltest"
 SECRET = f"{PREFIX}-secret"
-PIP_CONF = "[global]\nindex-url = http://127.0.0.1:9/simple\nretries = 0\n"  # port 9 discards: nobody answers there
+NOBODY = "http://127.0.0.1:9/nobody"  # port 9 discards: nobody answers there
+PIP_CONF = f"[global]\nindex-url = {NOBODY}\nretries = 0\n"
 
 
 def steps(log: str) -> dict[str, str]:
@@ -127,7 +128,7 @@ def test_serving_and_training_share_the_gigabytes(images: Made) -> None:
     ("secret", "content", "stage", "complaint"),
     [
         ("pip_conf", PIP_CONF, "installer", "No matching distribution found for uv"),
-        ("pip_conf", PIP_CONF, "cpu", "http://127.0.0.1:9/simple"),
+        ("pip_conf", PIP_CONF, "cpu", NOBODY),
         (
             "ca_bundle",
             "no certificate",
