@@ -6,11 +6,16 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Final
 
+from serving import logs
 from serving.errors import ConfigError, UserError
 from serving.settings import PROG, ServerSettings, read
 
-USAGE = f"""usage: {PROG} [flags]
+logger = logging.getLogger(__name__)
+
+LOOPBACK: Final = "127.0.0.1"
+USAGE: Final = f"""usage: {PROG} [flags]
 
 commands:
   serve    answer pictures over HTTP with a bundle's labels; `{PROG} --help` lists the flags
@@ -19,7 +24,7 @@ commands:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command and return the exit code: 0 when asked to stop, 1 for a mistake in how it was called."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure("text")
     try:
         if arguments and arguments[0] in {"-h", "--help"}:
             print(USAGE, end="")
@@ -38,27 +43,31 @@ def serve(settings: ServerSettings) -> None:
     """Serve until told to stop.
 
     Raises:
-        ConfigError: The port cannot be had.
+        ConfigError: A port cannot be had.
     """
     # As process 1 of a container we have no default handlers: a stop during start-up would go unheard.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _leave(0))
-    listener = bind(settings.host, settings.port)
-    logging.getLogger(__name__).info("listening on %s port %d", *listener.getsockname()[:2])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    logs.configure(settings.log_format)
+    listeners = [bind(settings.host, settings.port)]
+    logger.info("listening on %s port %d", *listeners[0].getsockname()[:2])
+    if settings.management_port:
+        listeners.append(bind(LOOPBACK, settings.management_port, flag="--management-port"))
 
     # Imported only here: `--help` and a port in use need none of it. The model loads while FastAPI is imported.
-    from serving.loader import Loader
+    from serving.models import Models
 
-    loader = Loader(settings)
-    loader.start()
+    models = Models(settings)
+    models.start()
     from serving.app import create_app
     from serving.server import run
 
-    run(create_app(settings, loader), listener)
+    run(create_app(settings, models), listeners, on_hangup=models.reload)
     _leave(0)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, flag: str = "--port") -> socket.socket:
     """Listen; connections wait in the kernel until the server takes them.
 
     Raises:
@@ -69,7 +78,7 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from error
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}; choose another with {flag}") from error
 
 
 def _leave(code: int) -> None:

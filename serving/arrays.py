@@ -44,7 +44,7 @@ def read_npy(data: bytes) -> list[NDArray[np.generic]]:
     if num_bytes != len(content):
         raise InvalidInput(f"the array of {dtype} {shape} has {num_bytes} bytes, and {len(content)} came")
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
-    return _pictures(array)
+    return split(array)
 
 
 def to_pixels(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRange) -> Pixels:
@@ -80,7 +80,12 @@ def _to_8_bits(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRa
     return pixels
 
 
-def _pictures(array: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+def split(array: NDArray[np.generic]) -> list[NDArray[np.generic]]:
+    """Pictures (H, W, 3) of an array (3, H, W), (H, W, 3) or a batch of such; no copies are made.
+
+    Raises:
+        InvalidInput: It has another shape.
+    """
     if array.ndim not in {3, 4} or array.size == 0:
         raise InvalidInput(
             f"the array has the shape {array.shape}, expected (3, height, width), (height, width, 3) or a batch of such"

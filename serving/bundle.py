@@ -228,6 +228,12 @@ def opened(path: Path) -> Iterator[Bundle]:
         yield read(Path(folder))
 
 
+def size_bytes(path: Path) -> int:
+    """Of the largest file of the bundle at `path`: its weights, or its archive."""
+    files_there = list(path.iterdir()) if path.is_dir() else [path]
+    return max((file.stat().st_size for file in files_there if file.is_file()), default=0)
+
+
 def unpack(archive: Path, into: Path) -> None:
     """Unpack a `model.tar.gz` whose members are plain files at its root, as SageMaker packs a model directory.
 

@@ -8,15 +8,19 @@
         PayloadTooLarge           a request body over the limit
         UnsupportedContentType    a body of a kind nobody reads
         NotAcceptable             an answer of a kind nobody writes
+        ModelNotFound             no model of that name is loaded
+        ModelExists               one of that name is
         PeerError                 another process of the run is gone, and says itself why
       CapacityError             try again
         QueueFull                 more waits than may wait
         NotReady                  the model is not loaded (yet)
+        DeadlinePassed            it waited longer than an answer may take
       InternalError             our fault, or the bundle's
         BundleError               the artifact is missing, torn, tampered with or of another version
         EngineError               the engine failed on a batch
+          OutOfMemory               for want of memory
 
-Status codes stand in `serving/app.py` alone, exit codes in the entrypoints alone.
+Status codes stand in `serving/failures.py` alone, exit codes in the entrypoints alone.
 """
 
 
@@ -52,6 +56,14 @@ class NotAcceptable(UserError):
     """The answer is wanted in a form nobody here writes."""
 
 
+class ModelNotFound(UserError):
+    """No model of that name is loaded."""
+
+
+class ModelExists(UserError):
+    """A model of that name is loaded already."""
+
+
 class PeerError(UserError):
     """Another process of the run is gone or never came: a consequence, its own log has the cause."""
 
@@ -68,6 +80,10 @@ class NotReady(CapacityError):
     """No model can answer at the moment."""
 
 
+class DeadlinePassed(CapacityError):
+    """The request waited longer than an answer may take."""
+
+
 class InternalError(KennelError):
     """The caller can do nothing about it."""
 
@@ -78,3 +94,7 @@ class BundleError(InternalError):
 
 class EngineError(InternalError):
     """The engine failed on a batch."""
+
+
+class OutOfMemory(EngineError):
+    """There is not enough memory for a model or a batch."""

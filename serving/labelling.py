@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from serving.batching import Batcher
-from serving.bundle import InputSpec
 from serving.engines import Logits
+from serving.model import Model
 from serving.readers import Body, Decode, Pictures, Reader
 
+Arguments = ParamSpec("Arguments")
+Decoded = TypeVar("Decoded")
 SMALL_BYTES: Final = 100_000
 """Bodies up to this size are taken apart at once: handing one to a thread would take longer."""
 
@@ -25,40 +28,48 @@ class Labelled:
     model_s: float
 
 
-def server_timing(answered: Sequence[Labelled]) -> str:
-    """Milliseconds of the slowest picture in each phase, as the W3C's Server-Timing has them."""
-    phases = {
-        "decode": max(one.decode_s for one in answered),
-        "queue": max(one.queue_s for one in answered),
-        "model": max(one.model_s for one in answered),
-    }
-    return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in phases.items())
-
-
 class Labeller:
-    """Labels the pictures of requests, through one batcher."""
+    """Labels the pictures of requests, through one batcher.
 
-    def __init__(self, batcher: Batcher, max_batch_size: int) -> None:
+    Args:
+        batcher: Where decoded pictures go.
+        num_decoders: Threads that decode.
+        max_batch_size: The batcher's.
+    """
+
+    def __init__(self, batcher: Batcher, num_decoders: int, max_batch_size: int) -> None:
         self._batcher = batcher
+        self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decoder")
         self._max_batch_size = max_batch_size
 
     async def take_apart(self, read: Reader, body: Body) -> Pictures:
         """Large bodies in a decoder's thread: base64 of 25 MB would keep everybody else waiting."""
-        return read(body) if len(body.data) <= SMALL_BYTES else await self._batcher.decode(read, body)
+        return read(body) if len(body.data) <= SMALL_BYTES else await self._decode(read, body)
 
-    async def label(self, pictures: Pictures, spec: InputSpec) -> list[Labelled]:
+    async def label(self, pictures: Pictures, model: Model) -> list[Labelled]:
         """Every picture's answer, in order; of many, two batches are decoded ahead."""
         ahead = asyncio.Semaphore(2 * self._max_batch_size)
+        spec = model.manifest.input
 
         async def answer(decode: Decode) -> Labelled:
             async with ahead:
                 started = time.perf_counter()
-                pixels = await self._batcher.decode(decode, spec)
+                pixels = await self._decode(decode, spec)
                 decode_s = time.perf_counter() - started
-                answered = await self._batcher.infer(pixels)
+                answered = await self._batcher.infer(model, pixels)
                 return Labelled(answered.logits, decode_s, answered.queue_s, answered.model_s)
 
         return await _all([answer(decode) for decode in pictures.decoders])
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._decoders.shutdown(wait=False)
+
+    async def _decode(
+        self, read: Callable[Arguments, Decoded], *args: Arguments.args, **_: Arguments.kwargs
+    ) -> Decoded:
+        """Call `read` in a decoder's thread, so that a bad picture fails alone and before it meets others."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, read, *args)
 
 
 async def _all(answers: Sequence[Coroutine[Any, Any, Labelled]]) -> list[Labelled]:

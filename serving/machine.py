@@ -40,3 +40,12 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
         except (OSError, ValueError):  # no such file, or "max": no limit
             continue
     return installed
+
+
+def resident_bytes() -> int:
+    """Memory that this process has."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):  # not Linux
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -79,6 +79,88 @@ ANSWER: Final[dict[str, Any]] = {
 }
 """What it answers."""
 
+JSON_ANSWER: Final[dict[str, Any]] = {
+    "description": "The ranked labels",
+    "content": {"application/json": {"schema": _PREDICTIONS}},
+}
+"""The same, where JSON is all there is."""
+
+_MODEL_LIKE: Final = {"application/json": {"schema": {"type": "object"}}}
+OBJECT: Final[dict[str, Any]] = {"description": "What was asked for", "content": _MODEL_LIKE}
+"""An answer whose form belongs to its protocol."""
+
+LOAD: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model_name", "url"],
+                    "properties": {"model_name": {"type": "string"}, "url": {"type": "string"}},
+                }
+            }
+        },
+    }
+}
+"""What `POST /models` takes."""
+
+PREDICT: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _PICTURES}}}
+}
+"""What KServe's v1 protocol sends."""
+
+_TENSOR: Final = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "datatype": {"type": "string", "description": "BYTES, UINT8, FP32 or FP64"},
+        "parameters": {"type": "object"},
+        "data": {"type": "array"},
+    },
+}
+INFER: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "parameters": {"type": "object"},
+                        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+                        "outputs": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+                            },
+                        },
+                    },
+                }
+            },
+            "application/octet-stream": {"schema": _BINARY},
+        },
+    }
+}
+"""What the Open Inference Protocol sends; with binary tensors, JSON and then their bytes."""
+
+INFERRED: Final[dict[str, Any]] = {
+    "description": "Label, probabilities and logits as tensors, those that were asked for",
+    "content": {**_MODEL_LIKE, "application/octet-stream": {"schema": _BINARY}},
+}
+"""What it is answered."""
+
+METRICS: Final[dict[str, Any]] = {
+    "description": "Prometheus's text format, or OpenMetrics where it is asked for",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
+
 CARD: Final[dict[str, Any]] = {
     "description": "The bundle's card",
     "content": {

@@ -84,23 +84,23 @@ def read_picture(body: Body) -> Pictures:
 def read_npy_pictures(body: Body) -> Pictures:
     """The body is an array: a picture or a batch."""
     arrays = read_npy(body.data)
-    _check_count(len(arrays))
-    pixel_range = _pixel_range(body)
-    return Pictures([partial(_from_array, array, pixel_range) for array in arrays], is_single=len(arrays) == 1)
+    check_count(len(arrays))
+    pixel_range = find_pixel_range(body)
+    return Pictures([partial(from_array, array, pixel_range) for array in arrays], is_single=len(arrays) == 1)
 
 
 def read_json(body: Body) -> Pictures:
     """`{"image": base64}`, `{"images": [base64, ...]}` or `{"instances": [{"b64": base64}, ...]}`."""
-    return _from_object(_parse_json(body.data, "the body"))
+    return _from_object(parse_json(body.data, "the body"))
 
 
 def read_jsonlines(body: Body) -> Pictures:
     """An object of `read_json` with one picture on each line."""
     lines = [line for line in body.data.splitlines() if line.strip()]
-    _check_count(len(lines))
+    check_count(len(lines))
     decoders: list[Decode] = []
     for number, line in enumerate(lines, start=1):
-        found = _from_object(_parse_json(line, f"line {number}")).decoders
+        found = _from_object(parse_json(line, f"line {number}")).decoders
         if len(found) != 1:
             raise InvalidInput(f"line {number} holds {len(found)} pictures, expected one on each line")
         decoders += found
@@ -121,7 +121,7 @@ def read_form(body: Body) -> Pictures:
         raise InvalidInput(f"the form is damaged or cut short: {error}") from error
     if not files.is_whole:
         raise InvalidInput("the form is cut short: its closing boundary is missing")
-    _check_count(len(files.contents))
+    check_count(len(files.contents))
     return Pictures([partial(preprocess, content) for content in files.contents], is_single=len(files.contents) == 1)
 
 
@@ -168,17 +168,17 @@ class _Files:
 def _from_object(content: Any) -> Pictures:
     if isinstance(content, dict):
         if "image" in content:
-            return Pictures([partial(_from_base64, _text(content["image"], "image"))])
+            return Pictures([partial(from_base64, _text(content["image"], "image"))])
         for name in ("images", "instances"):
             if name in content:
                 entries = content[name]
                 if not isinstance(entries, list):
-                    raise InvalidInput(f'"{name}" is {_kind(entries)}, expected a list')
-                _check_count(len(entries))
+                    raise InvalidInput(f'"{name}" is {kind_of(entries)}, expected a list')
+                check_count(len(entries))
                 texts = [_text(entry, f"{name}[{place}]") for place, entry in enumerate(entries)]
-                return Pictures([partial(_from_base64, text) for text in texts], is_single=False)
+                return Pictures([partial(from_base64, text) for text in texts], is_single=False)
     raise InvalidInput(
-        f'the JSON is {_kind(content)}, expected {{"image": base64}}, {{"images": [base64, ...]}} or '
+        f'the JSON is {kind_of(content)}, expected {{"image": base64}}, {{"images": [base64, ...]}} or '
         '{"instances": [{"b64": base64}, ...]}'
     )
 
@@ -189,11 +189,16 @@ def _text(entry: Any, where: str) -> str:
         if isinstance(entry, dict):
             entry = entry["b64"] if "b64" in entry else next(iter(entry.values())) if len(entry) == 1 else entry
     if not isinstance(entry, str):
-        raise InvalidInput(f'{where} is {_kind(entry)}, expected base64 or {{"b64": base64}}')
+        raise InvalidInput(f'{where} is {kind_of(entry)}, expected base64 or {{"b64": base64}}')
     return entry
 
 
-def _from_base64(text: str, spec: InputSpec) -> Pixels:
+def from_base64(text: str, spec: InputSpec) -> Pixels:
+    """Pixels of a picture in base64, or in a data URL.
+
+    Raises:
+        InvalidInput: It is neither, or the picture cannot be read.
+    """
     data = text.partition(",")[2] if text.startswith("data:") else text  # a page's data URL
     try:
         return preprocess(base64.b64decode(data, validate=True), spec)
@@ -201,11 +206,17 @@ def _from_base64(text: str, spec: InputSpec) -> Pixels:
         raise InvalidInput(f"a picture is not base64: {error}") from error
 
 
-def _from_array(array: Any, pixel_range: PixelRange, spec: InputSpec) -> Pixels:
+def from_array(array: Any, pixel_range: PixelRange, spec: InputSpec) -> Pixels:
+    """Pixels of a picture that came as numbers; see `serving.arrays.to_pixels`."""
     return to_pixels(array, spec, pixel_range)
 
 
-def _pixel_range(body: Body) -> PixelRange:
+def find_pixel_range(body: Body) -> PixelRange:
+    """What floats of a request are: as it says, else as the server says.
+
+    Raises:
+        InvalidInput: It says something else.
+    """
     asked = body.attributes.get("pixel_range", body.pixel_range)
     found = next((name for name in PIXEL_RANGES if name == asked), None)
     if found is None:
@@ -214,19 +225,30 @@ def _pixel_range(body: Body) -> PixelRange:
     return found
 
 
-def _parse_json(data: bytes, where: str) -> Any:
+def parse_json(data: bytes, where: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        InvalidInput: It is none; the message calls it `where`.
+    """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise InvalidInput(f"{where} is not JSON: {error}") from error
 
 
-def _check_count(count: int) -> None:
+def check_count(count: int) -> None:
+    """Whether so many pictures may come in one body.
+
+    Raises:
+        InvalidInput: None, or more than `MAX_PICTURES`.
+    """
     if not 1 <= count <= MAX_PICTURES:
         raise InvalidInput(f"the body holds {count} pictures, expected 1 to {MAX_PICTURES}")
 
 
-def _kind(content: Any) -> str:
+def kind_of(content: Any) -> str:
+    """A JSON value's kind, for messages."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
     return names.get(type(content), "a number")
 

@@ -4,10 +4,14 @@ import asyncio
 import logging
 import signal
 import socket
+import threading
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
+
+from serving.errors import KennelError
 
 logger = logging.getLogger(__name__)
 
@@ -17,9 +21,14 @@ KEEP_ALIVE_S: Final = 75  # longer than the 60 s of load balancers, else one wri
 
 
 class Server(uvicorn.Server):
-    """One process, one event loop, one application."""
+    """One process, one event loop, one application.
 
-    def __init__(self, app: FastAPI) -> None:
+    Args:
+        app: What answers.
+        on_hangup: What SIGHUP starts; its errors are told by whoever raises them.
+    """
+
+    def __init__(self, app: FastAPI, on_hangup: Callable[[], Awaitable[object]] | None = None) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -34,6 +43,14 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=GRACE_S,
         )
         super().__init__(config)
+        self._on_hangup = on_hangup
+        self._running: set[asyncio.Future[object]] = set()  # a task that nobody holds may vanish
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and to hear SIGHUP."""
+        await super().startup(sockets)
+        if self._on_hangup and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking requests, then answer those taken."""
@@ -41,13 +58,24 @@ class Server(uvicorn.Server):
         await asyncio.sleep(LINGER_S)
         await super().shutdown(sockets)
 
+    def _hang_up(self) -> None:
+        if self._on_hangup:
+            task = asyncio.ensure_future(self._on_hangup())
+            self._running.add(task)
+            task.add_done_callback(self._forget)
 
-def run(app: FastAPI, listener: socket.socket) -> None:
+    def _forget(self, task: "asyncio.Future[object]") -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, KennelError):
+            logger.error("SIGHUP: %s", error, exc_info=error)
+
+
+def run(app: FastAPI, listeners: list[socket.socket], on_hangup: Callable[[], Awaitable[object]]) -> None:
     """Serve until SIGTERM or SIGINT, then return once what was received is answered, or after `GRACE_S`."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    server = Server(app)
+    server = Server(app, on_hangup)
     # uvicorn puts back these handlers when it ends and raises the signal again; with its own, that does nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    server.run(sockets=[listener])
+    server.run(sockets=listeners)
     logger.info("stopped")

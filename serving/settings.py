@@ -1,7 +1,7 @@
 """Settings of the server: default < environment < flag. The only place that knows SageMaker's variables and paths.
 
-`KENNEL_<SETTING>` sets any of them (KENNEL_PORT, KENNEL_MAX_BATCH_SIZE) and wins over the two variables by which
-SageMaker speaks. The CPU quota is not read here: `serving.engines.num_cpus` is the one reader of it.
+`KENNEL_<SETTING>` sets any of them (KENNEL_PORT, KENNEL_MAX_BATCH_SIZE) and wins over the variables by which SageMaker
+speaks. The CPU quota is not read here: `serving.machine.num_cpus` is the one reader of it.
 """
 
 import logging
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from serving.flags import Layer, nearest, parse_arguments, resolve, setting
 from serving.headers import PixelRange
+from serving.logs import LogFormat
 from serving.machine import memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ PREFIX: Final = "KENNEL_"
 SAGEMAKER_VARIABLES: Final = {
     "SAGEMAKER_BIND_TO_PORT": "port",
     "SAGEMAKER_MAX_PAYLOAD_IN_MB": "max_payload_mb",
+    "SAGEMAKER_MULTI_MODEL": "multi_model",
 }
 MAX_PAYLOAD_MB: Final = 1024  # the largest request SageMaker has anywhere: asynchronous inference, 1 GB
 MAX_TRANSFORM_MB: Final = 100
@@ -35,8 +37,20 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path = setting(Path("/opt/ml/model"), help="bundle: the folder that train wrote, or its model.tar.gz")
+    model_name: str = setting(
+        "model", help="its name in the paths of KServe's protocols, /v1/models/NAME and /v2/models/NAME"
+    )
+    multi_model: bool = setting(
+        False, help="start without a model and load, list, answer with and unload models as SageMaker asks at /models"
+    )
     host: str = setting("0.0.0.0", help="address to listen on")  # noqa: S104 - SageMaker's contract
     port: int = setting(8080, ge=0, le=65535, help="TCP port to listen on, 0 for a free one")
+    management_port: int | None = setting(
+        None,
+        ge=1,
+        le=65535,
+        help="TCP port on the loopback interface whose POST /reload opens the bundle anew, as SIGHUP does",
+    )
     engine: Literal["onnx", "onnx-int8", "torch"] = setting(
         "onnx", help="what runs the model; onnx-int8 where the bundle has it, torch in the cuda image alone"
     )
@@ -45,6 +59,12 @@ class ServerSettings(BaseModel):
         25, ge=0, le=MAX_PAYLOAD_MB, unit="MB", help=f"largest request body, 0 for the most there is ({MAX_PAYLOAD_MB})"
     )
     body_timeout_s: float = setting(30.0, gt=0, unit="s", help="time in which a request body must have arrived")
+    deadline_s: float = setting(
+        60.0,
+        gt=0,
+        unit="s",
+        help="time in which a request must have its answer, above which it is 503; SageMaker waits 60",
+    )
     max_batch_size: int = setting(8, ge=1, unit="images", help="images that run through the model at once, at most")
     max_queue_size: int = setting(64, ge=1, unit="requests", help="requests under way, above which the answer is 503")
     max_queue_mb: int | None = setting(
@@ -58,6 +78,11 @@ class ServerSettings(BaseModel):
         "unit", help="what floats in application/x-npy are, where the request does not say: 0 to 1, or normalized"
     )
     top_k: int = setting(5, ge=1, unit="labels", help="labels in an answer, where the request does not say how many")
+
+    log_format: LogFormat = setting(
+        "text", help="log lines for people, or JSON objects with the request's id and trace"
+    )
+    log_requests: bool = setting(False, help="a log line for each request, not only for those refused")
 
     @property
     def max_payload_bytes(self) -> int:

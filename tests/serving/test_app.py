@@ -245,7 +245,7 @@ class FailingEngine:
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> FailingEngine:
     engine = FailingEngine(OnnxEngine(bundle, 1))
-    monkeypatch.setattr("serving.loader.open_engine", lambda *_: engine)
+    monkeypatch.setattr("serving.model.open_engine", lambda *_: engine)
     return engine
 
 
@@ -286,7 +286,7 @@ async def test_refused_requests_are_one_line_of_log_without_traceback(
     caplog.set_level(logging.INFO, "serving")
     caplog.clear()
     await post(client, b"no picture")
-    (record,) = [record for record in caplog.records if record.name == "serving.app"]
+    (record,) = [record for record in caplog.records if record.name == "serving.failures"]
     assert record.levelno == logging.INFO
     assert record.getMessage().startswith("400 ")
     assert not record.exc_info
@@ -303,11 +303,12 @@ async def test_a_batch_transform_is_told_what_to_send_at_once(
     assert told == {"MaxConcurrentTransforms": at_once, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": size_mb}
 
 
-async def test_openapi_describes_both_routes_as_they_are(client: httpx.AsyncClient) -> None:
+async def test_openapi_describes_the_routes_as_they_are(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/ping", "/invocations", "/execution-parameters", "/card"}
+    assert {"/ping", "/invocations", "/execution-parameters", "/card", "/metrics"} <= set(document["paths"])
+    assert not {path for path in document["paths"] if path.startswith(("/models", "/reload"))}
     invocation = document["paths"]["/invocations"]["post"]
     assert {"image/jpeg", "image/png"} <= set(invocation["requestBody"]["content"])
     assert set(invocation["responses"]["200"]["content"]) == {writer.content_type for writer in WRITERS}
-    assert set(invocation["responses"]) == {"200", "400", "406", "413", "415", "500", "503"}
+    assert set(invocation["responses"]) == {"200", "400", "406", "413", "415", "500", "503", "507"}
     assert set(document["paths"]["/ping"]["get"]["responses"]) == {"200", "503"}

@@ -91,13 +91,13 @@ for name in {blocked}: sys.modules[name] = None
 from pathlib import Path
 import serving.__main__, serving.server
 from serving.app import create_app
-from serving.loader import Loader
+from serving.models import Models
 from serving.settings import ServerSettings
-loader = Loader(ServerSettings(model=Path({str(bundle.folder)!r})))
-create_app(ServerSettings(), loader)
-loader.start()
-loader.close().result()
-print(loader.require().bundle.manifest.labels[0])
+models = Models(ServerSettings(model=Path({str(bundle.folder)!r})))
+create_app(ServerSettings(), models)
+models.start()
+models.close().result()
+print(models.require().manifest.labels[0])
 """
     done = python("-c", script)
     assert done.stderr == ""
@@ -111,12 +111,12 @@ sys.modules["torch"] = None
 logging.basicConfig(format="%(levelname)s %(message)s")
 from pathlib import Path
 from serving.errors import NotReady
-from serving.loader import Loader
+from serving.models import Models
 from serving.settings import ServerSettings
-loader = Loader(ServerSettings(model=Path({str(bundle.folder)!r}), engine="torch"))
-loader.start()
-loader.close().result()
-try: loader.require()
+models = Models(ServerSettings(model=Path({str(bundle.folder)!r}), engine="torch"))
+models.start()
+models.close().result()
+try: models.require()
 except NotReady as error: print(error)
 """
     done = python("-c", script)

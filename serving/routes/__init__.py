@@ -1,0 +1,1 @@
+"""The server's paths, one file a protocol; each makes a router of the service that all share."""

@@ -1,0 +1,137 @@
+"""From a request to the logits of its pictures: the one way that every protocol's route takes."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from fastapi import Request
+
+from serving.admission import Admission
+from serving.batching import Batcher
+from serving.bodies import declared_bytes, read_body, while_caller_waits
+from serving.engines import Logits
+from serving.errors import DeadlinePassed, InvalidInput
+from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k
+from serving.labelling import Labelled, Labeller
+from serving.logs import request_id
+from serving.machine import num_cpus
+from serving.metrics import Metrics
+from serving.model import Model
+from serving.models import Models
+from serving.readers import Body, Reader
+from serving.settings import ServerSettings
+from serving.writers import Answer, softmax
+
+PHASES: Final[Mapping[str, Callable[[Labelled], float]]] = {
+    "decode": lambda one: one.decode_s,
+    "queue": lambda one: one.queue_s,
+    "model": lambda one: one.model_s,
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a request is answered with."""
+
+    model: Model
+    labelled: Sequence[Labelled]
+    is_single: bool
+    """Whether the request could hold but one picture."""
+    top_k: int
+
+    @property
+    def logits(self) -> Logits:
+        """(N, K)"""
+        return np.stack([one.logits for one in self.labelled])
+
+    @property
+    def answer(self) -> Answer:
+        """For a writer."""
+        manifest = self.model.manifest
+        return Answer(self.logits, manifest.labels, self.top_k, manifest.calibration.temperature, self.is_single)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Where the time went and who answered: as the W3C's Server-Timing, and where SageMaker lets it through.
+
+        Milliseconds of the slowest picture in each phase.
+        """
+        phases = {name: 1000 * max(seconds(one) for one in self.labelled) for name, seconds in PHASES.items()}
+        attributes = {
+            "request_id": request_id(),
+            "model": self.model.version,
+            "engine": self.model.engine.name,
+            **{f"{name}_ms": f"{duration:.2f}" for name, duration in phases.items()},
+        }
+        return {
+            "Server-Timing": ", ".join(f"{name};dur={duration:.2f}" for name, duration in phases.items()),
+            CUSTOM_ATTRIBUTES: ", ".join(f"{name}={value}" for name, value in attributes.items()),
+        }
+
+
+class Service:
+    """What the routes share."""
+
+    def __init__(self, settings: ServerSettings, models: Models) -> None:
+        self.settings = settings
+        self.models = models
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes)
+        self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
+        self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size)
+        self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
+        self.metrics.watch("kennel_requests_under_way", "Admitted", lambda: self.admission.num_requests)
+        self.metrics.watch("kennel_bytes_under_way", "Of their bodies", lambda: self.admission.num_bytes)
+
+    async def label(
+        self, request: Request, read: Reader, parameters: Mapping[str, str], name: str | None = None
+    ) -> Labels:
+        """Read the body of `request`, take it apart with `read`, and label its pictures by the model called `name`.
+
+        Raises:
+            KennelError: Any but those of training; see `serving.failures` for what a caller is told.
+            ClientDisconnect, CallerGoneError: Nobody waits for an answer any more.
+        """
+        headers, settings = request.headers, self.settings
+        check_encoding(headers.get("content-encoding"))
+        attributes = parse_attributes(headers.get(CUSTOM_ATTRIBUTES))
+        top_k = parse_top_k(attributes, settings.top_k)
+        size_bytes = declared_bytes(request, settings.max_payload_bytes)
+        with self.models.use(name) as model, self.admission.slot(size_bytes):
+            data = await read_body(request, size_bytes, settings.body_timeout_s)
+            body = Body(data, parameters, attributes, settings.pixel_range)
+            async with while_caller_waits(request):
+                labelled, is_single = await self._within_deadline(read, body, model)
+        labels = Labels(model, labelled, is_single, top_k)
+        self._observe(labels)
+        return labels
+
+    async def close(self) -> None:
+        """Admit nobody any more, and return when everybody admitted was answered and every model is closed."""
+        await self.admission.close()
+        self._labeller.close()
+        self._batcher.close()
+        await asyncio.wrap_future(self.models.close())
+
+    async def _within_deadline(self, read: Reader, body: Body, model: Model) -> tuple[list[Labelled], bool]:
+        """What is late leaves the queue, so that the engine is not busy with what nobody can use."""
+        deadline_s = self.settings.deadline_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                pictures = await self._labeller.take_apart(read, body)
+                return await self._labeller.label(pictures, model), pictures.is_single
+        except TimeoutError as error:
+            raise DeadlinePassed(f"there was no answer within {deadline_s:g} s: send less, or later") from error
+        except InvalidInput:
+            self.metrics.undecodable.inc()
+            raise
+
+    def _observe(self, labels: Labels) -> None:
+        manifest = labels.model.manifest
+        for one in labels.labelled:
+            self.metrics.observe_phases(one.decode_s, one.queue_s, one.model_s)
+            probabilities = softmax(one.logits, manifest.calibration.temperature)
+            index = int(one.logits.argmax())
+            self.metrics.observe_answer(labels.model.name, manifest.labels[index], float(probabilities[index]))
