@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
 from serving.batching import Batcher
+from serving.bundle import InputSpec
 from serving.engines import Logits
 from serving.model import Model
+from serving.preprocess import Pixels, preprocess
 from serving.readers import Body, Decode, Pictures, Reader
+from serving.remote import Fetcher, Remote
 
 Arguments = ParamSpec("Arguments")
 Decoded = TypeVar("Decoded")
@@ -35,10 +38,12 @@ class Labeller:
         batcher: Where decoded pictures go.
         num_decoders: Threads that decode.
         max_batch_size: The batcher's.
+        fetcher: Of pictures that are elsewhere.
     """
 
-    def __init__(self, batcher: Batcher, num_decoders: int, max_batch_size: int) -> None:
+    def __init__(self, batcher: Batcher, num_decoders: int, max_batch_size: int, fetcher: Fetcher) -> None:
         self._batcher = batcher
+        self._fetcher = fetcher
         self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decoder")
         self._max_batch_size = max_batch_size
 
@@ -51,19 +56,26 @@ class Labeller:
         ahead = asyncio.Semaphore(2 * self._max_batch_size)
         spec = model.manifest.input
 
-        async def answer(decode: Decode) -> Labelled:
+        async def answer(picture: Decode | Remote) -> Labelled:
             async with ahead:
                 started = time.perf_counter()
-                pixels = await self._decode(decode, spec)
+                pixels = await self._pixels(picture, spec)
                 decode_s = time.perf_counter() - started
                 answered = await self._batcher.infer(model, pixels)
                 return Labelled(answered.logits, decode_s, answered.queue_s, answered.model_s)
 
-        return await _all([answer(decode) for decode in pictures.decoders])
+        return await _all([answer(picture) for picture in pictures.decoders])
 
     def close(self) -> None:
         """Let the threads go."""
         self._decoders.shutdown(wait=False)
+        self._fetcher.close()
+
+    async def _pixels(self, picture: Decode | Remote, spec: InputSpec) -> Pixels:
+        if not isinstance(picture, Remote):
+            return await self._decode(picture, spec)
+        async with self._fetcher.places:
+            return await self._decode(preprocess, await self._fetcher.fetch(picture), spec)
 
     async def _decode(
         self, read: Callable[Arguments, Decoded], *args: Arguments.args, **_: Arguments.kwargs

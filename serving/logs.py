@@ -43,6 +43,12 @@ def request_id() -> str:
     return context.request_id if context else ""
 
 
+def traceparent() -> str:
+    """For a request made on behalf of the one under way; empty where that belongs to no trace."""
+    context = current.get()
+    return context.traceparent if context else ""
+
+
 def make_context(given_id: str, traceparent: str) -> RequestContext:
     """The caller's own id where it is a plain one, and its trace where it is a valid one."""
     own_id = given_id if PLAIN_ID.fullmatch(given_id) else secrets.token_hex(8)

@@ -24,6 +24,7 @@ from serving.bundle import InputSpec
 from serving.errors import InvalidInput, UnsupportedContentType
 from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
 from serving.preprocess import Pixels, preprocess
+from serving.remote import Remote
 
 CURLS_DEFAULT: Final = "application/x-www-form-urlencoded"
 MAX_PICTURES: Final = 256
@@ -50,7 +51,7 @@ class Body:
 class Pictures:
     """What a body holds."""
 
-    decoders: Sequence[Decode]
+    decoders: Sequence[Decode | Remote]
     is_single: bool = True
     """Whether the form of the body can hold but one, so that the answer is not a list of answers."""
 
@@ -90,7 +91,7 @@ def read_npy_pictures(body: Body) -> Pictures:
 
 
 def read_json(body: Body) -> Pictures:
-    """`{"image": base64}`, `{"images": [base64, ...]}` or `{"instances": [{"b64": base64}, ...]}`."""
+    """`{"image": base64}`, `{"images": [base64, ...]}`, `{"instances": [{"b64": base64}, ...]}` or `{"url": URL}`."""
     return _from_object(parse_json(body.data, "the body"))
 
 
@@ -98,7 +99,7 @@ def read_jsonlines(body: Body) -> Pictures:
     """An object of `read_json` with one picture on each line."""
     lines = [line for line in body.data.splitlines() if line.strip()]
     check_count(len(lines))
-    decoders: list[Decode] = []
+    decoders: list[Decode | Remote] = []
     for number, line in enumerate(lines, start=1):
         found = _from_object(parse_json(line, f"line {number}")).decoders
         if len(found) != 1:
@@ -167,6 +168,8 @@ class _Files:
 
 def _from_object(content: Any) -> Pictures:
     if isinstance(content, dict):
+        if "url" in content:
+            return Pictures([Remote(_text(content["url"], "url"))])
         if "image" in content:
             return Pictures([partial(from_base64, _text(content["image"], "image"))])
         for name in ("images", "instances"):
@@ -178,8 +181,8 @@ def _from_object(content: Any) -> Pictures:
                 texts = [_text(entry, f"{name}[{place}]") for place, entry in enumerate(entries)]
                 return Pictures([partial(from_base64, text) for text in texts], is_single=False)
     raise InvalidInput(
-        f'the JSON is {kind_of(content)}, expected {{"image": base64}}, {{"images": [base64, ...]}} or '
-        '{"instances": [{"b64": base64}, ...]}'
+        f'the JSON is {kind_of(content)}, expected {{"image": base64}}, {{"images": [base64, ...]}}, '
+        '{"instances": [{"b64": base64}, ...]} or {"url": URL}'
     )
 
 

@@ -21,6 +21,7 @@ from serving.metrics import Metrics
 from serving.model import Model
 from serving.models import Models
 from serving.readers import Body, Reader
+from serving.remote import Fetcher
 from serving.settings import ServerSettings
 from serving.writers import Answer, softmax
 
@@ -80,7 +81,8 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes)
         self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
-        self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size)
+        fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
+        self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size, fetcher)
         self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
         self.metrics.watch("kennel_requests_under_way", "Admitted", lambda: self.admission.num_requests)
         self.metrics.watch("kennel_bytes_under_way", "Of their bodies", lambda: self.admission.num_bytes)

@@ -79,10 +79,19 @@ class ServerSettings(BaseModel):
     )
     top_k: int = setting(5, ge=1, unit="labels", help="labels in an answer, where the request does not say how many")
 
+    url_hosts: str = setting(
+        "", help="hosts, HOST or HOST:PORT with commas between, from which pictures may be fetched that come as a URL"
+    )
+    url_timeout_s: float = setting(10.0, gt=0, unit="s", help="time in which such a picture must have come")
     log_format: LogFormat = setting(
         "text", help="log lines for people, or JSON objects with the request's id and trace"
     )
     log_requests: bool = setting(False, help="a log line for each request, not only for those refused")
+
+    @property
+    def allowed_hosts(self) -> list[str]:
+        """From which pictures may be fetched."""
+        return [host.strip() for host in self.url_hosts.split(",") if host.strip()]
 
     @property
     def max_payload_bytes(self) -> int:
