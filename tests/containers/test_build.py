@@ -104,7 +104,8 @@ def test_images_say_what_they_are(images: Made, image: str) -> None:
     assert '"org.opencontainers.image.version":"0.1.0"' in labels
     assert re.search(r'"org.opencontainers.image.revision":"([0-9a-f]{40}(-dirty)?)?"', labels)
     is_serving = "kennel-serving" in image
-    assert ('"com.amazonaws.sagemaker.capabilities.accept-bind-to-port":"true"' in labels) is is_serving
+    for capability in ("accept-bind-to-port", "multi-models"):
+        assert (f'"com.amazonaws.sagemaker.capabilities.{capability}":"true"' in labels) is is_serving
 
 
 def test_latest_is_cpu_for_serving_and_cuda_for_training(images: Made) -> None:

@@ -1,8 +1,10 @@
+import json
 import socket
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.support import engine
 from tests.support import images as pictures
@@ -57,3 +59,23 @@ def test_make_up_with_a_broken_bundle_shows_why(images: Made, tiny_bundle: Path,
         assert "did not become healthy" in up.output
     finally:
         engine.make("down", variables=variables)
+
+
+def test_prometheus_asks_the_services_that_compose_starts(tmp_path: Path) -> None:
+    """Its image is not fetched here: what is checked is that the two files speak of the same names and ports."""
+    composed = json.loads(engine.docker("compose", "--profile", "*", "config", "--format", "json"))["services"]
+    (mount,) = composed["prometheus"]["volumes"]
+    assert mount["target"] == "/etc/prometheus/prometheus.yml"
+    scraped = yaml.safe_load(Path(mount["source"]).read_text())["scrape_configs"]
+    targets = {target for job in scraped for static in job["static_configs"] for target in static["targets"]}
+    served = {
+        f"{name}:{port['target']}"
+        for name, service in composed.items()
+        for port in service["ports"]
+        if "kennel" in service["image"]
+    }
+    assert targets == served
+
+
+def test_prometheus_comes_only_when_asked_for() -> None:
+    assert "prometheus" not in engine.docker("compose", "config", "--services").split()
