@@ -60,7 +60,7 @@ class ServerSettings(BaseModel):
     )
     body_timeout_s: float = setting(30.0, gt=0, unit="s", help="time in which a request body must have arrived")
     deadline_s: float = setting(
-        60.0,
+        55.0,
         gt=0,
         unit="s",
         help="time in which a request must have its answer, above which it is 503; SageMaker waits 60",
@@ -79,8 +79,8 @@ class ServerSettings(BaseModel):
     )
     top_k: int = setting(5, ge=1, unit="labels", help="labels in an answer, where the request does not say how many")
 
-    url_hosts: str = setting(
-        "", help="hosts, HOST or HOST:PORT with commas between, from which pictures may be fetched that come as a URL"
+    url_hosts: str | None = setting(
+        None, help="hosts, HOST or HOST:PORT with commas between, from which pictures may be fetched that come as a URL"
     )
     url_timeout_s: float = setting(10.0, gt=0, unit="s", help="time in which such a picture must have come")
     log_format: LogFormat = setting(
@@ -91,7 +91,7 @@ class ServerSettings(BaseModel):
     @property
     def allowed_hosts(self) -> list[str]:
         """From which pictures may be fetched."""
-        return [host.strip() for host in self.url_hosts.split(",") if host.strip()]
+        return [host.strip() for host in (self.url_hosts or "").split(",") if host.strip()]
 
     @property
     def max_payload_bytes(self) -> int:
