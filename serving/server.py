@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from serving.errors import KennelError
+from serving.protocol import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -72,7 +73,7 @@ class Server(uvicorn.Server):
 
 def run(app: FastAPI, listeners: list[socket.socket], on_hangup: Callable[[], Awaitable[object]]) -> None:
     """Serve until SIGTERM or SIGINT, then return once what was received is answered, or after `GRACE_S`."""
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # its warnings are about what callers send
     server = Server(app, on_hangup)
     # uvicorn puts back these handlers when it ends and raises the signal again; with its own, that does nothing.
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -24,6 +24,8 @@ HTTP_SIDE = {
     "model",
     "models",
     "openapi",
+    "protocol",
+    "remote",
     "routes",
     "service",
     "tensors",
