@@ -3,6 +3,7 @@
 Source: control groups v1 and v2 (Linux kernel documentation).
 """
 
+import ctypes
 import os
 from pathlib import Path
 from typing import Final
@@ -49,3 +50,10 @@ def resident_bytes() -> int:
     except (OSError, ValueError, IndexError):  # not Linux
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def release_memory() -> None:
+    """Give what was freed back to the system; the C library keeps it otherwise, and the next model does not fit."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others give back by themselves
+    if trim is not None:
+        trim(0)

@@ -12,6 +12,7 @@ from serving import golden
 from serving.bundle import Bundle, Manifest, opened
 from serving.engines import Engine, Logits, open_engine
 from serving.errors import NotReady
+from serving.machine import release_memory
 from serving.preprocess import Pixels
 from serving.settings import ServerSettings
 
@@ -67,6 +68,7 @@ class Model:
         """Give back memory and files; nobody may be using it."""
         del self.engine
         self._resources.close()
+        release_memory()
 
     def _check_again(self) -> None:
         try:
@@ -90,6 +92,7 @@ def load_model(name: str, path: Path, settings: ServerSettings) -> Model:
         difference = golden.check(bundle, engine)
         _warm_up(bundle, engine, settings.max_batch_size)
         model = Model(name, path, bundle, engine, resources.pop_all())
+    release_memory()  # the file that the weights were read from
     logger.info(
         "model ready: %s with %d labels from %s, engine %s (%s), golden inputs %.1e off, loaded in %.2f s",
         bundle.manifest.architecture,

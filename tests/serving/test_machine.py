@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.machine import memory_bytes, num_cpus
+from serving.machine import memory_bytes, num_cpus, release_memory, resident_bytes
 
 ALLOWED = len(os.sched_getaffinity(0))
 INSTALLED = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -43,3 +43,14 @@ def test_memory_is_the_containers_limit_where_there_is_one(
 
 def test_without_a_limit_memory_is_the_machines(tmp_path: Path) -> None:
     assert memory_bytes(tmp_path) == INSTALLED
+
+
+def test_memory_that_was_freed_goes_back_to_the_system() -> None:
+    """The C library keeps what lies below something that is still in use."""
+    blocks = [bytearray(60_000) for _ in range(2000)]
+    above = bytearray(60_000)
+    del blocks
+    before = resident_bytes()
+    release_memory()
+    assert before - resident_bytes() > 50_000_000
+    assert len(above) == 60_000
