@@ -46,7 +46,8 @@ def test_hundreds_of_sizes_and_crops_are_those_of_torchvision() -> None:
     generator = np.random.default_rng(0)
     for _ in range(300):
         size = int(generator.integers(8, 120))
-        wanted = spec(*(int(side) for side in generator.integers(1, size + 1, 2)), size)
+        cut_height, cut_width = (int(side) for side in generator.integers(1, size + 1, 2))
+        wanted = spec(cut_height, cut_width, size)
         height, width = (int(side) for side in generator.integers(4, 400, 2))
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
         np.testing.assert_allclose(resize_and_crop(image, wanted), torchvisions(image, wanted), atol=1, rtol=0)
