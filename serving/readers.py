@@ -23,14 +23,14 @@ from serving.arrays import read_npy, to_pixels
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput, UnsupportedContentType
 from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
-from serving.preprocess import Pixels, preprocess
+from serving.preprocess import Decoding, Pixels, preprocess
 from serving.remote import Remote
 
 CURLS_DEFAULT: Final = "application/x-www-form-urlencoded"
 MAX_PICTURES: Final = 256
 """In one body: what 25 MB of thumbnails are, and what a batch transform's record may be."""
 
-Decode = Callable[[InputSpec], Pixels]
+Decode = Callable[[InputSpec, Decoding], Pixels]
 """Pixels (H, W, 3) of one picture; raises InvalidInput."""
 
 
@@ -196,7 +196,7 @@ def _text(entry: Any, where: str) -> str:
     return entry
 
 
-def from_base64(text: str, spec: InputSpec) -> Pixels:
+def from_base64(text: str, spec: InputSpec, decoding: Decoding) -> Pixels:
     """Pixels of a picture in base64, or in a data URL.
 
     Raises:
@@ -204,13 +204,13 @@ def from_base64(text: str, spec: InputSpec) -> Pixels:
     """
     data = text.partition(",")[2] if text.startswith("data:") else text  # a page's data URL
     try:
-        return preprocess(base64.b64decode(data, validate=True), spec)
+        return preprocess(base64.b64decode(data, validate=True), spec, decoding)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"a picture is not base64: {error}") from error
 
 
-def from_array(array: Any, pixel_range: PixelRange, spec: InputSpec) -> Pixels:
-    """Pixels of a picture that came as numbers; see `serving.arrays.to_pixels`."""
+def from_array(array: Any, pixel_range: PixelRange, spec: InputSpec, _: Decoding) -> Pixels:
+    """Pixels of a picture that came as numbers and need no decoding; see `serving.arrays.to_pixels`."""
     return to_pixels(array, spec, pixel_range)
 
 

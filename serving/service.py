@@ -82,7 +82,7 @@ class Service:
         self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes)
         self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
         fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
-        self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size, fetcher)
+        self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size, fetcher, settings.decode)
         self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
         self.metrics.watch("kennel_requests_under_way", "Admitted", lambda: self.admission.num_requests)
         self.metrics.watch("kennel_bytes_under_way", "Of their bodies", lambda: self.admission.num_bytes)

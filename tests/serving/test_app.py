@@ -5,7 +5,7 @@ import base64
 import io
 import json
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -72,6 +72,30 @@ async def test_the_setting_says_how_many_labels_where_the_request_does_not(bundl
         assert len((await post(client)).json()["predictions"]) == 2
         traced = await post(client, X_Amzn_SageMaker_Custom_Attributes="trace=00-4bf9")
         assert len(traced.json()["predictions"]) == 2
+
+
+@pytest.mark.parametrize("decode", ["exact", "reduced"])
+async def test_the_setting_says_how_large_jpegs_become_pixels_whichever_way_they_come(
+    bundle: Bundle, decode: Literal["exact", "reduced"]
+) -> None:
+    picture = images.jpeg(600, 800)
+    in_base64 = base64.b64encode(picture).decode()
+    as_json = {"instances": [{"b64": in_base64}]}
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [in_base64]}
+    outputs = {"inputs": [tensor], "outputs": [{"name": "logits"}]}
+    pixels = preprocess(picture, bundle.manifest.input, decode)
+    expected = OnnxEngine(bundle, 1).infer(pixels[np.newaxis])
+    async with connected(create_app(ServerSettings(model=bundle.folder, decode=decode))) as client:
+        npy = {"Accept": "application/x-npy"}
+        answers = [
+            await client.post("/invocations", content=picture, headers=JPEG | npy),
+            await client.post("/invocations", files={"file": ("a.jpg", picture)}, headers=npy),
+            await client.post("/invocations", json=as_json, headers=npy),
+        ]
+        by_kserve = await client.post("/v2/models/model/infer", json=outputs)
+    for answer in answers:
+        np.testing.assert_allclose(np.load(io.BytesIO(answer.content)), expected, rtol=1e-4)
+    np.testing.assert_allclose([by_kserve.json()["outputs"][0]["data"]], expected, rtol=1e-4)
 
 
 async def test_npy_holds_the_raw_logits_of_one_picture(client: httpx.AsyncClient, bundle: Bundle) -> None:

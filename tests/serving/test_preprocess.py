@@ -1,15 +1,17 @@
 """Bytes to pixels: the traps of real image folders, and agreement with torchvision's transforms."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torchvision import transforms
 
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
-from serving.preprocess import FORMATS, MAX_PIXELS, decode, preprocess, resize_and_crop
+from serving.preprocess import DECODINGS, FORMATS, MAX_PIXELS, decode, preprocess, resize_and_crop
 from tests.support import images
 
 HALF = (0.5, 0.5, 0.5)
@@ -20,21 +22,104 @@ def spec(height: int = 24, width: int = 20, resize_size: int = 28) -> InputSpec:
     return InputSpec(height=height, width=width, resize_size=resize_size, mean=HALF, std=HALF)
 
 
+def torchvisions(image: Image.Image, wanted: InputSpec) -> NDArray[np.uint8]:
+    """What torchvision's transforms make of it."""
+    crop = transforms.CenterCrop((wanted.height, wanted.width))
+    return np.asarray(crop(transforms.Resize(wanted.resize_size)(image)))
+
+
+def reference(data: bytes, wanted: InputSpec) -> NDArray[np.uint8]:
+    """What Pillow and torchvision's transforms make of a JPEG."""
+    return torchvisions(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"), wanted)
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("wanted", [spec(), spec(27, 27, 33), spec(224, 224, 256)], ids=["24x20", "27x27", "224x224"])
 def test_pixels_are_those_of_torchvisions_resize_and_center_crop(height: int, width: int, wanted: InputSpec) -> None:
     image = Image.fromarray(images.noise(height, width, seed=height))
-    theirs = transforms.Compose(
-        [transforms.Resize(wanted.resize_size), transforms.CenterCrop((wanted.height, wanted.width))]
-    )
-    np.testing.assert_array_equal(resize_and_crop(image, wanted), np.asarray(theirs(image)))
+    atol = 1 if min(height, width) > wanted.resize_size else 0
+    np.testing.assert_allclose(resize_and_crop(image, wanted), torchvisions(image, wanted), atol=atol, rtol=0)
 
 
-def test_a_jpeg_goes_through_decoding_resizing_and_cropping_as_with_pil_and_torchvision() -> None:
-    data = images.jpeg(123, 234)
-    theirs = transforms.Compose([transforms.Resize(28), transforms.CenterCrop((24, 20))])
-    expected = np.asarray(theirs(Image.open(io.BytesIO(data)).convert("RGB")))
-    np.testing.assert_array_equal(preprocess(data, spec()), expected)
+def test_hundreds_of_sizes_and_crops_are_those_of_torchvision() -> None:
+    """Noise, pixel by pixel: the picture in which the most values lie on the edge of being rounded the other way."""
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        size = int(generator.integers(8, 120))
+        cut_height, cut_width = (int(side) for side in generator.integers(1, size + 1, 2))
+        wanted = spec(cut_height, cut_width, size)
+        height, width = (int(side) for side in generator.integers(4, 400, 2))
+        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        np.testing.assert_allclose(resize_and_crop(image, wanted), torchvisions(image, wanted), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(375, 500), (501, 373), (61, 1024), (9, 7), (1, 1)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}, {"icc_profile": b"icc" * 99}],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_jpegs_of_every_make_become_the_pixels_of_pillow_and_torchvision(
+    subsampling: str, size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    data = images.encode(images.noise(*size), subsampling=subsampling, **options)
+    np.testing.assert_allclose(preprocess(data, spec()), reference(data, spec()), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_grey_and_cmyk_jpegs_become_the_pixels_of_pillow_and_torchvision(mode: str, progressive: bool) -> None:
+    image = Image.fromarray(images.noise(233, 341)).convert(mode)
+    data = images.encode(image, progressive=progressive)
+    np.testing.assert_allclose(preprocess(data, spec()), reference(data, spec()), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_jpegs_become_the_pixels_of_pillow_and_torchvision(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = images.encode(images.noise(233, 342), exif=exif)
+    np.testing.assert_allclose(preprocess(data, spec()), reference(data, spec()), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_cut_at_any_place_is_refused(progressive: bool) -> None:
+    """Up to its last block: after that nothing but the end marker is missing, which every decoder supplies."""
+    data = images.encode(images.noise(40, 56), progressive=progressive)
+    for length in range(len(data) - 4):
+        for decoding in DECODINGS:
+            with pytest.raises(InvalidInput, match=r"damaged|not a picture|empty"):
+                preprocess(data[:length], spec(), decoding)
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"), [((3000, 2250), (375, 282)), ((448, 999), (224, 500)), ((447, 999), (447, 999))]
+)
+def test_reduced_a_jpeg_is_decoded_to_the_smallest_scale_that_is_large_enough(
+    size: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    data = images.encode(Image.new("RGB", size))
+    assert decode(data, 224).size == decoded
+    assert decode(data).size == size
+
+
+def test_reduced_a_jpeg_looks_nearly_as_it_does_exactly() -> None:
+    """Turned as well: the note of the camera counts for the reduced picture too."""
+    smooth = Image.fromarray(images.noise(12, 20)).resize((500, 300), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = images.encode(smooth, exif=exif)
+    exact, reduced = (preprocess(data, spec(), decoding).astype(int) for decoding in DECODINGS)
+    assert np.abs(exact - reduced).mean() < 3
+    assert not np.array_equal(exact, reduced)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "JPEG"])
+def test_other_formats_are_never_reduced(form: str) -> None:
+    data = images.encode(images.noise(300, 400), form)
+    exact, reduced = (preprocess(data, spec(), decoding) for decoding in DECODINGS)
+    np.testing.assert_array_equal(exact, reduced)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -32,6 +32,7 @@ def test_the_platforms_payload_limit_holds_and_0_means_none_of_hosting(given: st
 @pytest.mark.parametrize("name", ServerSettings.model_fields)
 def test_every_setting_has_a_variable(name: str) -> None:
     given = {"engine": "torch", "model": "/m", "host": "::1", "pixel_range": "normalized", "log_format": "json"}
+    given |= {"decode": "reduced"}
     value = (given | dict.fromkeys(("multi_model", "log_requests"), "True")).get(name, "7")
     settings = read([], {f"KENNEL_{name.upper()}": value})
     assert str(getattr(settings, name)).removesuffix(".0") == value
