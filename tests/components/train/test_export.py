@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from components.cache import Cache
@@ -23,6 +24,7 @@ from components.train.metrics import EpochResult, softmax
 from serving import bundle, golden
 from serving.bundle import Bundle, Head
 from serving.engines import open_engine
+from serving.engines.activation_map import ActivationMaps
 from serving.engines.torch_network import Network
 from serving.errors import BundleError
 from serving.writers import Answer, write_json
@@ -94,6 +96,13 @@ def test_the_integer_graph_is_a_third_engine_with_metrics_and_golden_logits(expo
         assert golden.check(exported.bundle, open_engine(name, exported.bundle)) < 1e-3
 
 
+def test_the_nodes_that_tell_where_the_model_looked_are_sealed_with_it(exported: Exported) -> None:
+    logits = open_engine("onnx", exported.bundle).infer(exported.splits["test"].pixels[:4])
+    maps = ActivationMaps(exported.bundle, 1).infer(exported.splits["test"].pixels[:4])
+    bias = load_file(exported.bundle.file(bundle.WEIGHTS))["body.fc.bias"].numpy()
+    np.testing.assert_allclose(maps.mean(axis=(2, 3)) + bias, logits, atol=1e-4 * np.abs(logits).max())
+
+
 def test_the_temperature_is_kept_with_what_it_is_worth_on_the_test_split(exported: Exported) -> None:
     calibration, test = exported.bundle.manifest.calibration, exported.splits["test"]
     logits = open_engine("onnx", exported.bundle).infer(test.pixels)
@@ -122,6 +131,7 @@ def test_recorded_probabilities_are_those_that_the_server_answers(exported: Expo
 def test_a_bundle_over_another_keeps_no_graph_of_it(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "model.int8.onnx").write_bytes(b"of an earlier model")
     (tmp_path / "model.onnx.data").write_bytes(b"of an earlier model")
+    (tmp_path / "activation_map.onnx").write_bytes(b"of an earlier model")
     few = exported.splits | {"valid": split("valid", 40)}
     made = export_to(tmp_path, few)
     assert set(made.manifest.metrics.engines) == {"onnx", "torch"}
