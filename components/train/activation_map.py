@@ -138,6 +138,8 @@ def _check(folder: Path, tail: _Tail, pixels: Pixels, logits: Logits) -> float:
         (maps,) = session.run([OUTPUT], {session.get_inputs()[0].name: np.ascontiguousarray(pixels)})
     except Exception as error:  # a mean that is of something else than places
         raise _Unsuitable(f"its maps cannot be computed: {str(error).splitlines()[0]}") from error
+    if maps.shape[2:] == (1, 1):
+        raise _Unsuitable("at this image size its features are of one place, the whole picture")
     means = maps.mean(axis=(2, 3)) + tail.bias
     if means.shape != logits.shape:
         raise _Unsuitable(f"the means of its maps are {means.shape}, and the logits {logits.shape}")
