@@ -57,7 +57,7 @@ function timing(header, total) {
 
 // Anchors of viridis, whose steps look as large as the numbers are, also to who sees few colours and on paper.
 const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const OPACITY = 0.6;
+const OPACITY = 0.5;
 const VEIL = "rgb(0 0 0 / 50%)";
 const MAP_SIDE = 840;  // px of the longer side, twice what is shown, for sharp edges on dense screens
 
@@ -95,14 +95,19 @@ function paint(map) {
   return width * height < 0.99 * canvas.width * canvas.height;
 }
 
+const PLACES = [
+  ["in the upper left", "at the top", "in the upper right"],
+  ["on the left", "in the middle", "on the right"],
+  ["in the lower left", "at the bottom", "in the lower right"],
+];
+
 function placeOfMost(rows) {
   const place = rows.flat().indexOf(1);
   if (place < 0) return "nowhere more than elsewhere";
   const third = (index, count) => Math.floor((3 * (index + 0.5)) / count);
   const row = third(Math.floor(place / rows[0].length), rows.length);
   const column = third(place % rows[0].length, rows[0].length);
-  const words = [["upper", "", "lower"][row], ["left", "", "right"][column]].filter(Boolean);
-  return words.length ? `most in the ${words.join(" ")}` : "most in the middle";
+  return `most ${PLACES[row][column]}`;
 }
 
 let asked = null;  // the file whose answer is shown

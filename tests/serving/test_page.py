@@ -79,6 +79,11 @@ def test_it_asks_its_own_server_alone_and_the_browser_complains_of_nothing(
     assert tab.complaints == []
 
 
+PLACES = (
+    ("in the upper left", "at the top", "in the upper right"),
+    ("on the left", "in the middle", "on the right"),
+    ("in the lower left", "at the bottom", "in the lower right"),
+)
 IS_MAPPED = "!document.querySelector('#map').hidden"
 PIXELS = """(() => { const map = document.querySelector('#map'); map.scrollIntoView();
   return [...map.getContext('2d').getImageData(0, 0, map.width, map.height).data] })()"""
@@ -105,7 +110,7 @@ def test_where_the_model_looked_lies_over_the_picture_and_goes_again(tab: Tab, s
     best = server.post(picture.read_bytes()).json()["predictions"][0]["label"]
     assert tab.evaluate("document.querySelector('#look').getAttribute('aria-pressed')") == "true"
     assert pressed(tab) == [best]
-    assert tab.text("#found").startswith(f"What speaks for {best}: most in the ")
+    assert tab.text("#found").startswith(f"What speaks for {best}: most ")
     assert tab.evaluate("document.querySelector('#map').getAttribute('aria-label')").startswith(
         "Where the model looked"
     )
@@ -148,7 +153,8 @@ def test_the_map_covers_what_the_network_saw_in_the_colours_of_its_numbers(
             for edge, side, index, count in zip((top, left), seen, place, rows.shape, strict=True)
         )
         np.testing.assert_allclose(painted[y, x, :3], colour, atol=12)
-    assert "did not see what is darkened" in tab.text("#found")
+    row, column = (int(3 * (at + 0.5) / count) for at, count in zip(np.argwhere(rows == 1)[0], rows.shape, strict=True))
+    assert f": most {PLACES[row][column]}. It did not see what is darkened." in tab.text("#found")
 
 
 def test_another_label_has_another_map_by_a_click_or_by_the_keyboard(tab: Tab, server: Server, tmp_path: Path) -> None:
