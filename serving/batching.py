@@ -34,7 +34,7 @@ class Answered:
     """What the engine made of one picture."""
 
     logits: Logits
-    """(K,)"""
+    """(K,), or whatever else the model makes of a picture."""
     queue_s: float
     """Waiting for the engine."""
     model_s: float

@@ -4,6 +4,7 @@
     model.onnx          uint8 (N, H, W, 3) pixels in, float32 (N, K) logits out; normalisation is inside the graph
     model.onnx.data     its weights, when there are too many for one file
     model.int8.onnx     the same in 8-bit integers, when it lost next to nothing; used only when the operator asks
+    activation_map.onnx nodes that, appended to model.onnx, tell where it looked; of networks that can
     model.safetensors   weights, to fine-tune again or to run with torch
     golden.npz          inputs and the logits expected for them: see serving/golden.py
     predictions.csv     the test split: file, label, predicted, probability
@@ -34,6 +35,7 @@ MANIFEST: Final = "bundle.json"
 ONNX_MODEL: Final = "model.onnx"
 ONNX_DATA: Final = "model.onnx.data"
 INT8_MODEL: Final = "model.int8.onnx"
+ACTIVATION_MAP: Final = "activation_map.onnx"
 WEIGHTS: Final = "model.safetensors"
 GOLDEN: Final = "golden.npz"
 PREDICTIONS: Final = "predictions.csv"

@@ -10,6 +10,7 @@
         NotAcceptable             an answer of a kind nobody writes
         ModelNotFound             no model of that name is loaded
         ModelExists               one of that name is
+        MapNotFound               the bundle cannot tell where the model looked
         PeerError                 another process of the run is gone, and says itself why
       CapacityError             try again
         QueueFull                 more waits than may wait
@@ -62,6 +63,10 @@ class ModelNotFound(UserError):
 
 class ModelExists(UserError):
     """A model of that name is loaded already."""
+
+
+class MapNotFound(UserError):
+    """The bundle cannot tell where the model looked."""
 
 
 class PeerError(UserError):

@@ -10,6 +10,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from serving.batching import Batcher
 from serving.bundle import InputSpec
 from serving.engines import Logits
+from serving.engines.activation_map import Maps
 from serving.model import Model
 from serving.preprocess import Decoding, Pixels, preprocess
 from serving.readers import Body, Decode, Pictures, Reader
@@ -29,6 +30,16 @@ class Labelled:
     decode_s: float
     queue_s: float
     model_s: float
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Where the model looked in a picture."""
+
+    index: int
+    """Of the label in question."""
+    values: Maps
+    """(h, w), what each place says for the label."""
 
 
 class Labeller:
@@ -69,6 +80,19 @@ class Labeller:
                 return Labelled(answered.logits, decode_s, answered.queue_s, answered.model_s)
 
         return await _all([answer(picture) for picture in pictures.decoders])
+
+    async def activation_map(self, picture: Decode | Remote, model: Model, index: int | None) -> Mapped:
+        """Where `model` looks for the label `index`, by default the most probable, in one picture.
+
+        Raises:
+            MapNotFound, OutOfMemory: As for `ActivationMaps.open`.
+        """
+        await self._decode(model.maps.open)  # where decoders work: loading it keeps no batch waiting
+        pixels = await self._pixels(picture, model.manifest.input)
+        if index is None:
+            index = int((await self._batcher.infer(model, pixels)).logits.argmax())
+        maps = (await self._batcher.infer(model.maps, pixels)).logits
+        return Mapped(index, maps[index])
 
     def close(self) -> None:
         """Let the threads go."""

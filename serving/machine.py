@@ -8,9 +8,15 @@ import os
 from pathlib import Path
 from typing import Final
 
+from serving.errors import OutOfMemory
+
 CGROUP: Final = Path("/sys/fs/cgroup")
 MEMORY_LIMITS: Final = ("memory.max", "memory/memory.limit_in_bytes")
 """Of control groups v2 and v1."""
+MEMORY_SHARE: Final = 0.9
+"""Of the container's memory that models may fill; the rest is for pictures."""
+MEMORY_FACTOR: Final = 3
+"""A model while it loads, as a multiple of its file: the file, the weights read from it, and these laid out anew."""
 
 
 def num_cpus(cgroup: Path = CGROUP) -> int:
@@ -57,3 +63,23 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others give back by themselves
     if trim is not None:
         trim(0)
+
+
+def check_memory(what: str, model_bytes: int, remedy: str) -> None:
+    """Do nothing where one model more fits; too much is asked for rather than too little.
+
+    Args:
+        what: The model.
+        model_bytes: Size of its file.
+        remedy: What to do where it does not fit.
+
+    Raises:
+        OutOfMemory: It does not.
+    """
+    needed = MEMORY_FACTOR * model_bytes
+    allowed, used = int(MEMORY_SHARE * memory_bytes()), resident_bytes()
+    if used + needed > allowed:
+        raise OutOfMemory(
+            f"{what} may need {needed >> 20} MB while it loads, and {used >> 20} of {allowed >> 20} MB are in use: "
+            f"{remedy}"
+        )

@@ -11,8 +11,9 @@ import numpy as np
 from serving import golden
 from serving.bundle import Bundle, Manifest, opened
 from serving.engines import Engine, Logits, open_engine
+from serving.engines.activation_map import ActivationMaps
 from serving.errors import NotReady
-from serving.machine import release_memory
+from serving.machine import num_cpus, release_memory
 from serving.preprocess import Pixels
 from serving.settings import ServerSettings
 
@@ -24,10 +25,13 @@ LOST: Final = "the model failed while serving and is out of service, the server'
 class Model:
     """Answers batches until it is closed, or until its engine fails for good."""
 
-    def __init__(self, name: str, path: Path, bundle: Bundle, engine: Engine, resources: ExitStack) -> None:
+    def __init__(
+        self, name: str, path: Path, bundle: Bundle, engine: Engine, maps: ActivationMaps, resources: ExitStack
+    ) -> None:
         self.name = name
         self.path = path
         self.engine = engine
+        self.maps = maps
         self._bundle = bundle
         self._resources = resources  # the folder into which an archive was unpacked
         self._is_lost = False
@@ -66,7 +70,7 @@ class Model:
 
     def close(self) -> None:
         """Give back memory and files; nobody may be using it."""
-        del self.engine
+        del self.engine, self.maps
         self._resources.close()
         release_memory()
 
@@ -91,7 +95,8 @@ def load_model(name: str, path: Path, settings: ServerSettings) -> Model:
         engine = open_engine(settings.engine, bundle, settings.threads)
         difference = golden.check(bundle, engine)
         _warm_up(bundle, engine, settings.max_batch_size)
-        model = Model(name, path, bundle, engine, resources.pop_all())
+        maps = ActivationMaps(bundle, settings.threads or num_cpus())
+        model = Model(name, path, bundle, engine, maps, resources.pop_all())
     release_memory()  # the file that the weights were read from
     logger.info(
         "model ready: %s with %d labels from %s, engine %s (%s), golden inputs %.1e off, loaded in %.2f s",

@@ -16,7 +16,7 @@ from typing import Final
 from serving import bundle
 from serving.errors import BundleError, KennelError, ModelExists, ModelNotFound, NotReady, OutOfMemory
 from serving.headers import shortened
-from serving.machine import memory_bytes, resident_bytes
+from serving.machine import check_memory
 from serving.model import Model, load_model, one_line
 from serving.settings import ServerSettings
 
@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 
 LOADING: Final = "the model is still loading, try again in a moment"
 BROKEN: Final = "the model could not be loaded, the server's log says why"
-MEMORY_SHARE: Final = 0.9
-"""Of the container's memory that models may fill; the rest is for pictures."""
-MEMORY_FACTOR: Final = 3
-"""A model while it loads, as a multiple of its file: the file, the weights read from it, and these laid out anew."""
 
 Load = Callable[[str, Path, ServerSettings], Model]
 
@@ -119,7 +115,8 @@ class Models:
         async with self._changing:
             if name in self._entries:
                 raise ModelExists(f"a model called {shortened(name)} is loaded already")
-            _check_memory(name, path)
+            # The platform frees memory on a 507, by unloading another model.
+            check_memory(f"model {shortened(name)}", bundle.size_bytes(path), "unload another first")
             model = await self._open(name, path)
             self._entries[name] = _Entry(model)
             return model
@@ -207,14 +204,3 @@ class Models:
     def _close_all(self) -> None:
         for entry in self._entries.values():
             entry.model.close()
-
-
-def _check_memory(name: str, path: Path) -> None:
-    """Whether a model fits: too much is asked for rather than too little, since the platform frees memory on a 507."""
-    needed = MEMORY_FACTOR * bundle.size_bytes(path)
-    allowed, used = int(MEMORY_SHARE * memory_bytes()), resident_bytes()
-    if used + needed > allowed:
-        raise OutOfMemory(
-            f"model {shortened(name)} may need {needed >> 20} MB while it loads, and {used >> 20} of {allowed >> 20} "
-            "MB are in use: unload another first"
-        )

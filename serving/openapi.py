@@ -176,12 +176,64 @@ CARD: Final[dict[str, Any]] = {
                     "height": {"type": "integer"},
                     "engine": {"type": "string"},
                     "created": {"type": "string", "format": "date-time"},
+                    "has_activation_map": {"type": "boolean"},
                 },
             }
         }
     },
 }
 """What the model is."""
+
+MAP_REQUEST: Final[dict[str, Any]] = {
+    "requestBody": INVOCATION["requestBody"],
+    "parameters": [
+        {
+            "name": "label",
+            "in": "query",
+            "schema": {"type": "integer", "minimum": 0},
+            "description": "index of the label in question; default: the most probable",
+        }
+    ],
+}
+"""What `POST /activation-map` takes: what `/invocations` takes, with one picture."""
+
+_SHARE: Final = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+ACTIVATION_MAP: Final[dict[str, Any]] = {
+    "description": "What each place of the picture says for the label",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["label", "index", "rows", "range", "seen"],
+                "properties": {
+                    "label": {"type": "string"},
+                    "index": {"type": "integer", "minimum": 0},
+                    "rows": {
+                        "type": "array",
+                        "items": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+                        "description": "from top to bottom, from left to right; 0 is the least of all, 1 the most",
+                    },
+                    "range": {
+                        "type": "object",
+                        "required": ["least", "most"],
+                        "properties": {"least": {"type": "number"}, "most": {"type": "number"}},
+                        "description": "what 0 and 1 stand for; the mean of all, with the label's bias, is its logit",
+                    },
+                    "seen": {
+                        "type": "object",
+                        "required": ["width", "height"],
+                        "properties": {"width": _SHARE, "height": _SHARE},
+                        "description": (
+                            "the rectangle that the map covers, in the middle of the upright picture; in shares of the "
+                            "picture's shorter side"
+                        ),
+                    },
+                },
+            }
+        }
+    },
+}
+"""What it answers."""
 
 EXECUTION_PARAMETERS: Final[dict[str, Any]] = {
     "description": "Limits; the transform job's own win over them",

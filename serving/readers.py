@@ -250,6 +250,17 @@ def check_count(count: int) -> None:
         raise InvalidInput(f"the body holds {count} pictures, expected 1 to {MAX_PICTURES}")
 
 
+def check_single(pictures: Pictures) -> Decode | Remote:
+    """The only picture of a body.
+
+    Raises:
+        InvalidInput: There are more.
+    """
+    if len(pictures.decoders) != 1:
+        raise InvalidInput(f"the body holds {len(pictures.decoders)} pictures, expected one")
+    return pictures.decoders[0]
+
+
 def kind_of(content: Any) -> str:
     """A JSON value's kind, for messages."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}

@@ -1,7 +1,8 @@
 """From a request to the logits of its pictures: the one way that every protocol's route takes."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,13 +15,13 @@ from serving.bodies import declared_bytes, read_body, while_caller_waits
 from serving.engines import Logits
 from serving.errors import DeadlinePassed, InvalidInput
 from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k
-from serving.labelling import Labelled, Labeller
+from serving.labelling import Labelled, Labeller, Mapped
 from serving.logs import request_id
 from serving.machine import num_cpus
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.models import Models
-from serving.readers import Body, Reader
+from serving.readers import Body, Reader, check_single
 from serving.remote import Fetcher
 from serving.settings import ServerSettings
 from serving.writers import Answer, softmax
@@ -96,19 +97,29 @@ class Service:
             KennelError: Any but those of training; see `serving.failures` for what a caller is told.
             ClientDisconnect, CallerGoneError: Nobody waits for an answer any more.
         """
-        headers, settings = request.headers, self.settings
-        check_encoding(headers.get("content-encoding"))
-        attributes = parse_attributes(headers.get(CUSTOM_ATTRIBUTES))
-        top_k = parse_top_k(attributes, settings.top_k)
-        size_bytes = declared_bytes(request, settings.max_payload_bytes)
-        with self.models.use(name) as model, self.admission.slot(size_bytes):
-            data = await read_body(request, size_bytes, settings.body_timeout_s)
-            body = Body(data, parameters, attributes, settings.pixel_range)
-            async with while_caller_waits(request):
-                labelled, is_single = await self._within_deadline(read, body, model)
-        labels = Labels(model, labelled, is_single, top_k)
+        attributes = _attributes(request)
+        top_k = parse_top_k(attributes, self.settings.top_k)
+        async with self._admitted(request, parameters, attributes, name) as (model, body):
+            pictures = await self._labeller.take_apart(read, body)
+            labelled = await self._labeller.label(pictures, model)
+        labels = Labels(model, labelled, pictures.is_single, top_k)
         self._observe(labels)
         return labels
+
+    async def activation_map(
+        self, request: Request, read: Reader, parameters: Mapping[str, str], index: int | None
+    ) -> tuple[Model, Mapped]:
+        """Where the model looks for the label `index`, by default the most probable, in the picture of `request`.
+
+        Raises:
+            InvalidInput: There is no such label; the body holds more than one picture.
+            MapNotFound: The bundle cannot tell.
+            KennelError, ClientDisconnect, CallerGoneError: As for `label`.
+        """
+        _check_index(index, self.models.require())
+        async with self._admitted(request, parameters, _attributes(request), None) as (model, body):
+            pictures = await self._labeller.take_apart(read, body)
+            return model, await self._labeller.activation_map(check_single(pictures), model, index)
 
     async def close(self) -> None:
         """Admit nobody any more, and return when everybody admitted was answered and every model is closed."""
@@ -117,18 +128,27 @@ class Service:
         self._batcher.close()
         await asyncio.wrap_future(self.models.close())
 
-    async def _within_deadline(self, read: Reader, body: Body, model: Model) -> tuple[list[Labelled], bool]:
-        """What is late leaves the queue, so that the engine is not busy with what nobody can use."""
-        deadline_s = self.settings.deadline_s
-        try:
-            async with asyncio.timeout(deadline_s):
-                pictures = await self._labeller.take_apart(read, body)
-                return await self._labeller.label(pictures, model), pictures.is_single
-        except TimeoutError as error:
-            raise DeadlinePassed(f"there was no answer within {deadline_s:g} s: send less, or later") from error
-        except InvalidInput:
-            self.metrics.undecodable.inc()
-            raise
+    @asynccontextmanager
+    async def _admitted(
+        self, request: Request, parameters: Mapping[str, str], attributes: Mapping[str, str], name: str | None
+    ) -> AsyncIterator[tuple[Model, Body]]:
+        """The model and what came, for as long as the caller waits and an answer may take.
+
+        What is late leaves the queue, so that the engine is not busy with what nobody can use.
+        """
+        settings = self.settings
+        size_bytes = declared_bytes(request, settings.max_payload_bytes)
+        with self.models.use(name) as model, self.admission.slot(size_bytes):
+            data = await read_body(request, size_bytes, settings.body_timeout_s)
+            try:
+                async with while_caller_waits(request), asyncio.timeout(settings.deadline_s):
+                    yield model, Body(data, parameters, attributes, settings.pixel_range)
+            except TimeoutError as error:
+                late = f"there was no answer within {settings.deadline_s:g} s: send less, or later"
+                raise DeadlinePassed(late) from error
+            except InvalidInput:
+                self.metrics.undecodable.inc()
+                raise
 
     def _observe(self, labels: Labels) -> None:
         manifest = labels.model.manifest
@@ -137,3 +157,14 @@ class Service:
             probabilities = softmax(one.logits, manifest.calibration.temperature)
             index = int(one.logits.argmax())
             self.metrics.observe_answer(labels.model.name, manifest.labels[index], float(probabilities[index]))
+
+
+def _attributes(request: Request) -> Mapping[str, str]:
+    check_encoding(request.headers.get("content-encoding"))
+    return parse_attributes(request.headers.get(CUSTOM_ATTRIBUTES))
+
+
+def _check_index(index: int | None, model: Model) -> None:
+    num_labels = len(model.manifest.labels)
+    if index is not None and index >= num_labels:
+        raise InvalidInput(f"label is {index}, and the model has the labels 0 to {num_labels - 1}")

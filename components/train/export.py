@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from components.data.decode import Progress, Split
 from components.report.mistakes import calibration_bins, expected_calibration_error
+from components.train import activation_map
 from components.train.calibrate import fit_temperature
 from components.train.graph import Graph
 from components.train.metrics import EpochResult, accuracy, cross_entropy, softmax
@@ -104,6 +105,8 @@ def export(
     engines = {name: open_engine(name, _draft(card, folder)) for name in ENGINES}
     valid, test = splits["valid"], splits["test"]
     _compare(engines, valid)
+    checked = np.ascontiguousarray(valid.pixels[:NUM_COMPARED])
+    activation_map.write(folder, checked, engines[DEFAULT_ENGINE].infer(checked))
     valid_logits = learnt.valid_logits
     if valid_logits is None:
         valid_logits = _infer(engines[DEFAULT_ENGINE], valid, "valid", progress)
@@ -123,7 +126,7 @@ def export(
 def _clear(folder: Path) -> None:
     """Make way for a bundle; what this one may not have goes, what is not of a bundle stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (bundle.MANIFEST, bundle.ONNX_DATA, bundle.INT8_MODEL):
+    for name in (bundle.MANIFEST, bundle.ONNX_DATA, bundle.INT8_MODEL, bundle.ACTIVATION_MAP):
         (folder / name).unlink(missing_ok=True)
     files.sweep(folder)
 
@@ -242,5 +245,5 @@ def _manifest(
 def _names(folder: Path) -> list[str]:
     """Files of a bundle that lie in `folder` already."""
     graphs = (bundle.ONNX_MODEL, bundle.ONNX_DATA, bundle.INT8_MODEL)
-    written = (*graphs, bundle.WEIGHTS, bundle.GOLDEN, bundle.PREDICTIONS)
+    written = (*graphs, bundle.ACTIVATION_MAP, bundle.WEIGHTS, bundle.GOLDEN, bundle.PREDICTIONS)
     return [name for name in written if (folder / name).exists()]

@@ -53,8 +53,8 @@ class OnnxEngine:
         return np.asarray(logits, dtype=np.float32)
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load a graph on the CPU.
+def open_session(path: Path, threads: int, appended: Path | None = None) -> onnxruntime.InferenceSession:
+    """Load a graph on the CPU, with the nodes and outputs that the file `appended` adds to it.
 
     Raises:
         BundleError: It is not one that ONNX Runtime loads.
@@ -64,8 +64,12 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     # A spinning thread takes a core from decoding and from neighbours: throughput halves beside a busy process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    model: Path | bytes = path
+    if appended is not None:
+        model = path.read_bytes() + appended.read_bytes()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base class
         raise BundleError(f"{str(path)!r} is not a model that ONNX Runtime loads: {error}") from error
 

@@ -17,10 +17,15 @@ async function refusal(response) {
 }
 
 async function showCard() {
-  const response = await fetch("card");
+  let response;
+  try {
+    response = await fetch("card");
+  } catch {
+    return null;
+  }
   if (!response.ok) {
     at("about").textContent = await refusal(response);
-    return;
+    return null;
   }
   const card = await response.json();
   at("about").textContent = `${card.architecture} tells ${card.labels.length} labels apart; ` +
@@ -41,6 +46,7 @@ async function showCard() {
   at("count").textContent = card.labels.length;
   at("all").replaceChildren();
   for (const label of card.labels) put(at("all"), "li", label);
+  return card;
 }
 
 function timing(header, total) {
@@ -49,18 +55,128 @@ function timing(header, total) {
   return [`${total.toFixed(0)} ms in all`, ...named].join(", ");
 }
 
+// Anchors of viridis, whose steps look as large as the numbers are, also to who sees few colours and on paper.
+const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const OPACITY = 0.5;
+const VEIL = "rgb(0 0 0 / 50%)";
+const MAP_SIDE = 840;  // px of the longer side, twice what is shown, for sharp edges on dense screens
+
+function colour(value) {
+  const place = value * (RAMP.length - 1);
+  const below = Math.min(Math.floor(place), RAMP.length - 2);
+  return RAMP[below].map((from, channel) => from + (place - below) * (RAMP[below + 1][channel] - from));
+}
+
+function tile(rows) {
+  const canvas = document.createElement("canvas");
+  canvas.width = rows[0].length;
+  canvas.height = rows.length;
+  const image = new ImageData(canvas.width, canvas.height);
+  rows.flat().forEach((value, place) => image.data.set([...colour(value), 255], 4 * place));
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+function paint(map) {
+  const { naturalWidth, naturalHeight } = at("picture");
+  const canvas = at("map");
+  const scale = MAP_SIDE / Math.max(naturalWidth, naturalHeight);
+  canvas.width = Math.max(1, Math.round(scale * naturalWidth));
+  canvas.height = Math.max(1, Math.round(scale * naturalHeight));
+  const shorter = Math.min(canvas.width, canvas.height);
+  const [width, height] = [map.seen.width * shorter, map.seen.height * shorter];
+  const box = [(canvas.width - width) / 2, (canvas.height - height) / 2, width, height];
+  const context = canvas.getContext("2d");
+  context.fillStyle = VEIL;
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.clearRect(...box);
+  context.globalAlpha = OPACITY;
+  context.drawImage(tile(map.rows), ...box);  // of the default quality: a higher one would flatten the peaks
+  return width * height < 0.99 * canvas.width * canvas.height;
+}
+
+const PLACES = [
+  ["in the upper left", "at the top", "in the upper right"],
+  ["on the left", "in the middle", "on the right"],
+  ["in the lower left", "at the bottom", "in the lower right"],
+];
+
+function placeOfMost(rows) {
+  const place = rows.flat().indexOf(1);
+  if (place < 0) return "nowhere more than elsewhere";
+  const third = (index, count) => Math.floor((3 * (index + 0.5)) / count);
+  const row = third(Math.floor(place / rows[0].length), rows.length);
+  const column = third(place % rows[0].length, rows[0].length);
+  return `most ${PLACES[row][column]}`;
+}
+
+let asked = null;  // the file whose answer is shown
+let best = 0;  // index of its most probable label
+let maps = new Map();  // of this picture, by the label's index
+let mapped = null;  // index of the label whose map is shown or on its way
+
+function press(index) {
+  mapped = index;
+  at("look").setAttribute("aria-pressed", index !== null);
+  for (const button of document.querySelectorAll("#labels button")) {
+    button.setAttribute("aria-pressed", Number(button.value) === index && index !== null);
+  }
+  at("map").hidden = at("legend").hidden = at("unmapped").hidden = true;
+}
+
+async function fetchMap(index) {
+  let response;
+  try {
+    response = await fetch(`activation-map?label=${index}`, {
+      method: "POST",
+      body: asked,
+      headers: { "Content-Type": "application/octet-stream" },
+    });
+  } catch {
+    throw new Error("the server cannot be reached");
+  }
+  if (!response.ok) throw new Error(await refusal(response));
+  return response.json();
+}
+
+async function showMap(index) {
+  press(index);
+  const known = maps;  // another picture has others
+  try {
+    if (!known.has(index)) known.set(index, await fetchMap(index));
+    await at("picture").decode().catch(() => { throw new Error("this browser cannot show the picture"); });
+  } catch (error) {
+    if (known !== maps || mapped !== index) return;
+    press(null);
+    at("unmapped").textContent = error.message;
+    at("unmapped").hidden = false;
+    return;
+  }
+  if (known !== maps || mapped !== index) return;
+  const map = known.get(index);
+  const isVeiled = paint(map);
+  at("found").textContent = `What speaks for ${map.label}: ${placeOfMost(map.rows)}.` +
+    (isVeiled ? " It did not see what is darkened." : "");
+  at("least").textContent = `least, ${map.range.least.toFixed(1)}`;
+  at("most").textContent = `${map.range.most.toFixed(1)}, most`;
+  at("map").setAttribute("aria-label", `Where the model looked for ${map.label}: ${placeOfMost(map.rows)}`);
+  at("map").hidden = at("legend").hidden = false;
+}
+
 let shown = "";
 let latest = 0;
+let carded = showCard();
 
-async function ask(file) {
+async function ask(chosen) {
   const number = ++latest;
+  press(null);
   at("problem").hidden = true;
   const started = performance.now();
   let response;
   try {
     response = await fetch("invocations", {
       method: "POST",
-      body: file,
+      body: chosen,
       headers: { "Content-Type": "application/octet-stream", "Accept": "application/json" },
     });
   } catch {
@@ -68,18 +184,23 @@ async function ask(file) {
   }
   if (!response.ok) return complain(await refusal(response), number);
   const ranked = (await response.json()).predictions;
+  const took = performance.now() - started;
+  const card = (await carded) || (await (carded = showCard()));  // it may have been loading when the page was
   if (number !== latest) return;
+  press(null);
+  [asked, best, maps] = [chosen, ranked[0].index, new Map()];
+  at("where").hidden = !card?.has_activation_map;
   if (shown) URL.revokeObjectURL(shown);
-  shown = URL.createObjectURL(file);
+  shown = URL.createObjectURL(chosen);
   at("picture").src = shown;
-  at("picture").alt = `The picture: ${file.name}`;
-  at("name").textContent = file.name;
+  at("picture").alt = `The picture: ${chosen.name}`;
+  at("name").textContent = chosen.name;
   at("verdict").textContent = `${ranked[0].label}, ${percent(ranked[0].probability)}`;
-  at("timing").textContent = timing(response.headers.get("Server-Timing"), performance.now() - started);
+  at("timing").textContent = timing(response.headers.get("Server-Timing"), took);
   at("labels").replaceChildren();
   for (const entry of ranked) {
     const row = put(at("labels"), "li", "");
-    put(row, "bdi", entry.label);
+    put(card?.has_activation_map ? mapButton(row, entry) : row, "bdi", entry.label);
     put(row, "span", percent(entry.probability));
     const bar = put(row, "progress", "");
     bar.max = 1;
@@ -87,6 +208,16 @@ async function ask(file) {
     bar.setAttribute("aria-label", entry.label);
   }
   at("answer").hidden = false;
+}
+
+function mapButton(row, entry) {
+  const button = put(row, "button", "");
+  button.type = "button";
+  button.value = entry.index;
+  button.title = `Where did it look for ${entry.label}?`;
+  button.setAttribute("aria-pressed", "false");
+  row.addEventListener("click", () => (mapped === entry.index ? press(null) : showMap(entry.index)));
+  return button;
 }
 
 function complain(sentence, number) {
@@ -109,10 +240,10 @@ document.addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
   if (file) ask(file);
 });
+at("look").addEventListener("click", () => (mapped === null ? showMap(best) : press(null)));
 at("drop").addEventListener("submit", (event) => event.preventDefault());
 at("curl").textContent = `curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' ${location.origin}${location.pathname.replace(/[^/]*$/, "")}invocations`;
 at("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText(at("curl").textContent);
   at("copy").textContent = "Copied";
 });
-showCard();

@@ -1,12 +1,19 @@
-"""For people: the page at `/`, and the card that it shows."""
+"""For people: the page at `/`, the card that it shows, and where the model looked."""
 
-from fastapi import APIRouter, Response
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from serving import openapi
-from serving.errors import NotReady
-from serving.failures import documented
+from serving.bundle import InputSpec
+from serving.engines.activation_map import Maps
+from serving.errors import DeadlinePassed, EngineError, InvalidInput, MapNotFound, NotReady
+from serving.failures import COMMON, documented
+from serving.headers import shortened
 from serving.page import read_page
+from serving.readers import select_reader
 from serving.service import Service
 
 
@@ -32,10 +39,43 @@ def router(service: Service) -> APIRouter:
                 "height": manifest.input.height,
                 "engine": model.engine.name,
                 "created": manifest.created,
+                "has_activation_map": model.maps.are_there,
             }
         )
+
+    async def activation_map(request: Request) -> Response:
+        read, parameters = select_reader(request.headers.get("content-type"))
+        index = _parse_label(request.query_params.get("label"))
+        model, mapped = await service.activation_map(request, read, parameters, index)
+        named = {"label": model.manifest.labels[mapped.index], "index": mapped.index}
+        return JSONResponse(named | _scaled(mapped.values) | _seen(model.manifest.input))
 
     made.get("/", include_in_schema=False)(page)
     described = documented(openapi.CARD, NotReady)
     made.get("/card", summary="What the model is", responses=described)(card)
+    mapped = documented(openapi.ACTIVATION_MAP, *COMMON, MapNotFound, NotReady, DeadlinePassed)
+    explained: dict[str, Any] = {"summary": "Where the model looked", "openapi_extra": openapi.MAP_REQUEST}
+    made.post("/activation-map", responses=mapped, **explained)(activation_map)
     return made
+
+
+def _parse_label(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InvalidInput(f"label is {shortened(text)}, expected the index of a label, a whole number from 0")
+    return int(text)
+
+
+def _scaled(values: Maps) -> dict[str, object]:
+    """A map (h, w) for a page to paint: 0 is its least, 1 its most, and `range` what these were, in logits."""
+    if not np.isfinite(values).all():
+        raise EngineError("the engine answered an activation map that is not finite")
+    least, most = float(values.min()), float(values.max())
+    scaled = (values.astype(np.float64) - least) / ((most - least) or 1.0)
+    return {"rows": scaled.round(4).tolist(), "range": {"least": least, "most": most}}
+
+
+def _seen(spec: InputSpec) -> dict[str, object]:
+    """What the network saw of a picture, whatever its size; `serving.preprocess.resize_and_crop` cuts it so."""
+    return {"seen": {"width": spec.width / spec.resize_size, "height": spec.height / spec.resize_size}}

@@ -127,7 +127,7 @@ async def test_a_model_that_does_not_fit_is_507_and_the_others_go_on(
     platform: httpx.AsyncClient, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await load(platform, "small", bundle.folder)
-    monkeypatch.setattr("serving.models.memory_bytes", lambda: 2**20)
+    monkeypatch.setattr("serving.machine.memory_bytes", lambda: 2**20)
     response = await load(platform, "large", bundle.folder)
     assert (response.status_code, response.json()["error"]) == (507, "out_of_memory")
     await logits(platform, "/models/small/invoke")

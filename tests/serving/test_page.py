@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from serving.bundle import Bundle
 from tests.support import images
-from tests.support.bundles import LABELS, reseal
+from tests.support.bundles import LABELS, reseal, write_bundle
 from tests.support.chromium import Tab
 from tests.support.servers import Server, serving, wait_for
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_bundle(tmp_path_factory.mktemp("maps"), with_maps=True)
 
 
 def opened(tab: Tab, server: Server, *, is_dark: bool = False, width: int = 1280) -> Tab:
@@ -73,25 +79,163 @@ def test_it_asks_its_own_server_alone_and_the_browser_complains_of_nothing(
     assert tab.complaints == []
 
 
+PLACES = (
+    ("in the upper left", "at the top", "in the upper right"),
+    ("on the left", "in the middle", "on the right"),
+    ("in the lower left", "at the bottom", "in the lower right"),
+)
+IS_MAPPED = "!document.querySelector('#map').hidden"
+PIXELS = """(() => { const map = document.querySelector('#map'); map.scrollIntoView();
+  return [...map.getContext('2d').getImageData(0, 0, map.width, map.height).data] })()"""
+
+
+def pressed(tab: Tab) -> list[str]:
+    """Labels whose map is said to be shown."""
+    found = "[...document.querySelectorAll('#labels button[aria-pressed=true]')].map((node) => node.textContent)"
+    return list(tab.evaluate(found))
+
+
+def look(tab: Tab) -> None:
+    tab.evaluate("document.querySelector('#look').click()")
+    wait_for(lambda: tab.evaluate(IS_MAPPED), "the map")
+
+
+def test_where_the_model_looked_lies_over_the_picture_and_goes_again(tab: Tab, server: Server, tmp_path: Path) -> None:
+    picture = tmp_path / "rex.jpg"
+    picture.write_bytes(images.jpeg(seed=3))
+    ask(opened(tab, server), picture)
+    assert not tab.evaluate(IS_MAPPED)
+    assert tab.evaluate("document.querySelector('#look').getAttribute('aria-pressed')") == "false"
+    look(tab)
+    best = server.post(picture.read_bytes()).json()["predictions"][0]["label"]
+    assert tab.evaluate("document.querySelector('#look').getAttribute('aria-pressed')") == "true"
+    assert pressed(tab) == [best]
+    assert tab.text("#found").startswith(f"What speaks for {best}: most ")
+    assert tab.evaluate("document.querySelector('#map').getAttribute('aria-label')").startswith(
+        "Where the model looked"
+    )
+    boxes = [
+        tab.evaluate(f"JSON.stringify(document.querySelector('{at}').getBoundingClientRect())")
+        for at in ("#picture", "#map")
+    ]
+    assert boxes[0] == boxes[1]
+    tab.evaluate("document.querySelector('#look').click()")
+    assert not tab.evaluate(IS_MAPPED)
+    assert tab.evaluate("document.querySelector('#legend').hidden")
+    assert pressed(tab) == []
+    assert tab.complaints == []
+
+
+def test_the_map_covers_what_the_network_saw_in_the_colours_of_its_numbers(
+    tab: Tab, server: Server, tmp_path: Path
+) -> None:
+    picture = tmp_path / "wide.png"
+    picture.write_bytes(images.encode(images.noise(60, 120), "PNG"))
+    ask(opened(tab, server), picture)
+    look(tab)
+    answer = httpx.post(
+        f"{server.url}/activation-map", content=picture.read_bytes(), headers={"Content-Type": "image/png"}
+    ).json()
+    width, height = tab.evaluate("[document.querySelector('#map').width, document.querySelector('#map').height]")
+    assert (width, height) == (840, 420)
+    painted = np.array(tab.evaluate(PIXELS), np.uint8).reshape(height, width, 4)
+    seen = answer["seen"]["height"] * 420, answer["seen"]["width"] * 420
+    top, left = (420 - seen[0]) / 2, (840 - seen[1]) / 2
+    veil = painted[..., :3].max(axis=2) == 0
+    assert veil[:, : int(left) - 1].all()
+    assert veil[: int(top) - 1].all()
+    assert not veil[round(top) + 2 : -round(top) - 2, round(left) + 2 : -round(left) - 2].any()
+    rows = np.array(answer["rows"])
+    for value, colour in ((1.0, (253, 231, 37)), (0.0, (68, 1, 84))):
+        place = np.argwhere(rows == value)[0]
+        y, x = (
+            round(edge + side * (index + 0.5) / count)
+            for edge, side, index, count in zip((top, left), seen, place, rows.shape, strict=True)
+        )
+        np.testing.assert_allclose(painted[y, x, :3], colour, atol=12)
+    row, column = (int(3 * (at + 0.5) / count) for at, count in zip(np.argwhere(rows == 1)[0], rows.shape, strict=True))
+    assert f": most {PLACES[row][column]}. It did not see what is darkened." in tab.text("#found")
+
+
+def test_another_label_has_another_map_by_a_click_or_by_the_keyboard(tab: Tab, server: Server, tmp_path: Path) -> None:
+    picture = tmp_path / "rex.jpg"
+    picture.write_bytes(images.jpeg(seed=3))
+    ask(opened(tab, server), picture)
+    look(tab)
+    first = tab.evaluate(PIXELS)
+    labels = [entry["label"] for entry in server.post(picture.read_bytes()).json()["predictions"]]
+    tab.evaluate("document.querySelector('#labels li:nth-child(2) progress').click()")
+    wait_for(lambda: tab.evaluate(IS_MAPPED) and labels[1] in tab.text("#found"), "the map of the second label")
+    assert pressed(tab) == [labels[1]]
+    assert tab.evaluate(PIXELS) != first
+    tab.evaluate("document.querySelector('#labels li:nth-child(3) button').focus()")
+    tab.press("Enter")
+    wait_for(lambda: tab.evaluate(IS_MAPPED) and labels[2] in tab.text("#found"), "the map of the third label")
+    assert pressed(tab) == [labels[2]]
+
+
+def test_a_new_picture_has_no_map_until_it_is_asked_for(tab: Tab, server: Server, tmp_path: Path) -> None:
+    first, second = tmp_path / "rex.jpg", tmp_path / "fido.jpg"
+    first.write_bytes(images.jpeg(seed=3))
+    second.write_bytes(images.jpeg(seed=4))
+    ask(opened(tab, server), first)
+    look(tab)
+    before = tab.evaluate(PIXELS)
+    tab.choose("#file", second)
+    wait_for(lambda: tab.text("#name") == "fido.jpg", "the second answer")
+    assert not tab.evaluate(IS_MAPPED)
+    assert pressed(tab) == []
+    look(tab)
+    assert tab.evaluate(PIXELS) != before
+
+
+def test_a_map_that_cannot_be_had_is_a_sentence_and_the_labels_stay(tab: Tab, tmp_path: Path, bundle: Bundle) -> None:
+    picture = tmp_path / "rex.jpg"
+    picture.write_bytes(images.jpeg())
+    with serving(bundle.folder, tmp_path / "log") as server:
+        ask(opened(tab, server.wait_until_ready()), picture)
+        server.stop()
+        tab.evaluate("document.querySelector('#look').click()")
+        wait_for(lambda: tab.evaluate("!document.querySelector('#unmapped').hidden"), "the reason")
+    assert tab.text("#unmapped") == "the server cannot be reached"
+    assert tab.evaluate("document.querySelector('#look').getAttribute('aria-pressed')") == "false"
+    assert not tab.evaluate(IS_MAPPED)
+    assert not tab.evaluate("document.querySelector('#answer').hidden")
+
+
+def test_a_model_without_maps_has_no_button_for_them(tab: Tab, tmp_path: Path) -> None:
+    picture = tmp_path / "rex.jpg"
+    picture.write_bytes(images.jpeg())
+    with serving(write_bundle(tmp_path / "old").folder, tmp_path / "log") as server:
+        ask(opened(tab, server.wait_until_ready()), picture)
+        assert tab.evaluate("document.querySelector('#where').hidden")
+        assert tab.count("#labels button") == 0
+        assert tab.count("#labels bdi") > 0
+
+
 def test_it_fits_a_telephone(tab: Tab, server: Server, tmp_path: Path) -> None:
     picture = tmp_path / ("long name " * 20 + ".jpg")
     picture.write_bytes(images.jpeg())
     ask(opened(tab, server, width=360), picture)
+    look(tab)
     assert tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
-def test_the_keyboard_reaches_everything_and_everything_has_a_name(tab: Tab, server: Server) -> None:
-    opened(tab, server)
+def test_the_keyboard_reaches_everything_and_everything_has_a_name(tab: Tab, server: Server, tmp_path: Path) -> None:
+    picture = tmp_path / "rex.jpg"
+    picture.write_bytes(images.jpeg())
+    ask(opened(tab, server), picture)
+    look(tab)
     reached = []
-    for _ in range(6):
+    for _ in range(12):
         tab.press("Tab")
         reached.append(tab.evaluate("document.activeElement.id || document.activeElement.tagName"))
-    assert {"file", "copy", "SUMMARY"} <= set(reached)
+    assert {"file", "copy", "SUMMARY", "look", "BUTTON"} <= set(reached)
     nodes = tab.send("Accessibility.getFullAXTree")["nodes"]
     nameless = [
         node["role"]["value"]
         for node in nodes
-        if node.get("role", {}).get("value") in {"button", "form", "progressbar", "DisclosureTriangle"}
+        if node.get("role", {}).get("value") in {"button", "form", "progressbar", "image", "DisclosureTriangle"}
         and not node.get("name", {}).get("value")
     ]
     assert nameless == []

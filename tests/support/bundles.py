@@ -25,12 +25,18 @@ ARCHITECTURE = "squeezenet1_1"
 
 
 def write_bundle(
-    folder: Path, *, seed: int = 0, labels: tuple[str, ...] = LABELS, with_torch: bool = False, with_int8: bool = False
+    folder: Path,
+    *,
+    seed: int = 0,
+    labels: tuple[str, ...] = LABELS,
+    with_torch: bool = False,
+    with_int8: bool = False,
+    with_maps: bool = False,
 ) -> Bundle:
     """A bundle with a convolution, pooling and a linear layer as its ONNX model.
 
     With torch it also has weights, of another network: each engine is compared with its own golden logits alone. With
-    int8 it also has the same model in 8-bit integers.
+    int8 it also has the same model in 8-bit integers; with maps it can tell where it looked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder / bundle.ONNX_MODEL, seed, len(labels))
@@ -41,6 +47,9 @@ def write_bundle(
     if with_int8:
         _write_int8(folder)
         names.append(bundle.INT8_MODEL)
+    if with_maps:
+        _write_maps(folder)
+        names.append(bundle.ACTIVATION_MAP)
     draft = Bundle(folder, _manifest(labels, folder, names))
     pixels, jpeg = golden.make_inputs(SPEC), golden.make_jpeg(SPEC)
     engines = ["onnx", *(["torch"] if with_torch else []), *(["onnx-int8"] if with_int8 else [])]
@@ -122,6 +131,15 @@ def _write_int8(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as aside:  # the quantiser leaves files of its own there
         convert(folder / bundle.ONNX_MODEL, Path(aside) / bundle.INT8_MODEL, calibration)
         shutil.copy(Path(aside) / bundle.INT8_MODEL, folder)
+
+
+def _write_maps(folder: Path) -> None:
+    from components.train import activation_map
+    from serving.engines.onnx_engine import open_session
+
+    pixels = golden.make_inputs(SPEC)
+    (logits,) = open_session(folder / bundle.ONNX_MODEL, 1).run(["logits"], {"pixels": pixels})
+    assert activation_map.write(folder, pixels, logits)
 
 
 def _write_weights(path: Path, seed: int, num_labels: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from components.cache import Cache
@@ -23,6 +24,7 @@ from components.train.metrics import EpochResult, softmax
 from serving import bundle, golden
 from serving.bundle import Bundle, Head
 from serving.engines import open_engine
+from serving.engines.activation_map import ActivationMaps
 from serving.engines.torch_network import Network
 from serving.errors import BundleError
 from serving.writers import Answer, write_json
@@ -32,22 +34,21 @@ from tests.support.networks import settled
 LABELS = ("dark", "grey", "light")
 LINEAR = Head(kind="linear")
 BEST = EpochResult(1, 0.0, 0.0, 1.0, 0.0, 0.1, 1.0, 1.0, 0.0)
-SPEC = input_spec(32)
 
 
-def split(name: str, count: int) -> Split:
+def split(name: str, count: int, size: int = 32) -> Split:
     """Noise around three levels of brightness; of every twentieth picture the target is another."""
     shown = np.arange(count) % len(LABELS)
-    textures = np.stack([noise(32, 32, seed=seed) for seed in range(count)])
+    textures = np.stack([noise(size, size, seed=seed) for seed in range(count)])
     pixels = (textures // 4 + shown[:, None, None, None] * 80).astype(np.uint8)
     targets = np.where(np.arange(count) % 20 == 7, (shown + 1) % len(LABELS), shown)
     samples = tuple(Sample(Path(f"{n}.jpg"), f"{name}/{n}.jpg", int(target)) for n, target in enumerate(targets))
     return Split(samples, pixels, targets, tuple(sample.name for sample in samples), "pixels-1")
 
 
-def fitted(train: Split) -> Network:
+def fitted(train: Split, size: int) -> Network:
     """Random convolutions with a head fitted to what they say."""
-    network = settled("resnet18", 32)
+    network = settled("resnet18", size)
     features: list[torch.Tensor] = []
     handle = network.head.register_forward_hook(lambda _module, inputs, _output: features.append(inputs[0]))
     with torch.inference_mode():
@@ -70,11 +71,11 @@ class Exported:
     bundle: Bundle
 
 
-def export_to(folder: Path, splits: dict[str, Split], **options: float) -> Bundle:
-    card = Card("resnet18", LINEAR, LABELS, SPEC, {})
-    graph = Graph(fitted(splits["train"]), SPEC, Cache(Path(os.environ["KENNEL_CACHE_DIR"])))
-    tolerance = options.get("int8_tolerance", 0.5)
-    return export(graph, card, Learnt(BEST), splits, folder, lambda *_: None, int8_tolerance=tolerance).bundle
+def export_to(folder: Path, splits: dict[str, Split], size: int = 32) -> Bundle:
+    spec = input_spec(size)
+    card = Card("resnet18", LINEAR, LABELS, spec, {})
+    graph = Graph(fitted(splits["train"], size), spec, Cache(Path(os.environ["KENNEL_CACHE_DIR"])))
+    return export(graph, card, Learnt(BEST), splits, folder, lambda *_: None, int8_tolerance=0.5).bundle
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,20 @@ def test_the_integer_graph_is_a_third_engine_with_metrics_and_golden_logits(expo
     assert manifest.files["model.int8.onnx"].size_bytes < manifest.files["model.onnx"].size_bytes / 3
     for name in manifest.metrics.engines:
         assert golden.check(exported.bundle, open_engine(name, exported.bundle)) < 1e-3
+
+
+def test_the_nodes_that_tell_where_the_model_looked_are_sealed_with_it(tmp_path: Path) -> None:
+    splits = {name: split(name, 24, size=64) for name in ("train", "valid", "test")}
+    made = export_to(tmp_path, splits, size=64)
+    logits, maps = (
+        made_by(splits["test"].pixels) for made_by in (open_engine("onnx", made).infer, ActivationMaps(made, 1).infer)
+    )
+    bias = load_file(made.file(bundle.WEIGHTS))["body.fc.bias"].numpy()
+    np.testing.assert_allclose(maps.mean(axis=(2, 3)) + bias, logits, atol=1e-4 * np.abs(logits).max())
+
+
+def test_features_of_a_single_place_have_no_map(exported: Exported) -> None:
+    assert bundle.ACTIVATION_MAP not in exported.bundle.manifest.files
 
 
 def test_the_temperature_is_kept_with_what_it_is_worth_on_the_test_split(exported: Exported) -> None:
@@ -122,6 +137,7 @@ def test_recorded_probabilities_are_those_that_the_server_answers(exported: Expo
 def test_a_bundle_over_another_keeps_no_graph_of_it(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "model.int8.onnx").write_bytes(b"of an earlier model")
     (tmp_path / "model.onnx.data").write_bytes(b"of an earlier model")
+    (tmp_path / "activation_map.onnx").write_bytes(b"of an earlier model")
     few = exported.splits | {"valid": split("valid", 40)}
     made = export_to(tmp_path, few)
     assert set(made.manifest.metrics.engines) == {"onnx", "torch"}
