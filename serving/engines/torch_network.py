@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from serving.bundle import Head, InputSpec
+from serving.engines.torch_vision import models
 from serving.errors import ConfigError
 
 Weights = dict[str, Tensor]
