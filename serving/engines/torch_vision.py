@@ -52,6 +52,6 @@ def _remove_stand_in() -> None:
 
 
 with _without_compiler():
-    from torchvision import models
+    from torchvision import io, models
 
-__all__ = ["models"]
+__all__ = ["io", "models"]
