@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
 help:  ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 demo: .venv/installed  ## Train on handwritten digits, serve the bundle, ask it: no Docker, no cloud, 3 minutes
 	@$(PYTHON) -m components.demo
@@ -36,6 +36,9 @@ bench-gpu: .venv/installed  ## Measure full fine-tuning on this machine's GPU ag
 bench-decode: .venv/installed  ## Measure decoding, and what its short cuts do to answers (ARGS="--model DIR --images DIR")
 	@$(PYTHON) -m tests.bench.decode $(ARGS)
 
+bench-serve-gpu: .venv/installed  ## Measure serving on this machine's GPU against the same network without a server
+	@$(PYTHON) -m tests.bench.serve_gpu $(ARGS)
+
 data: .venv/installed  ## Fetch a public data set: DATASET=dogs|cifar10|digits (DIR=, S3=s3://BUCKET/PREFIX, MIRROR=, SHA256=)
 	@$(PYTHON) -m components.data
 
@@ -58,4 +61,4 @@ clean:  ## Remove the demo's results and the caches; .venv and the images stay
 	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache
 	find components serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo setup lock lint format test bench-train bench-gpu bench-decode data weights build push up down clean
+.PHONY: help demo setup lock lint format test bench-train bench-gpu bench-decode bench-serve-gpu data weights build push up down clean

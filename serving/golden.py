@@ -18,15 +18,11 @@ from PIL import Image
 
 from serving import files
 from serving.bundle import GOLDEN, Bundle, InputSpec
-from serving.engines import Engine, Logits
+from serving.engines import TOLERANCE, Engine, Logits
 from serving.errors import BundleError
 from serving.preprocess import Pixels, preprocess
 
 NUM_INPUTS: Final = 4
-TOLERANCE: Final = 1e-3
-"""Largest difference of logits, relative to the largest logit: instruction sets differ by 1e-5, wrong models by 1."""
-TOLERANCES: Final = {"onnx-int8": 2e-2}
-"""Of engines that round: where a last bit differs, a value may fall on the next of 255 steps."""
 PIXEL_TOLERANCE: Final = 1
 """Decoders built for other processors may round differently by one step of 255."""
 
@@ -107,8 +103,8 @@ def check(bundle: Bundle, engine: Engine) -> float:
         The largest difference of logits, relative to the largest logit.
 
     Raises:
-        BundleError: It is over the tolerance, pixels differ by more than `PIXEL_TOLERANCE`, or nothing is expected of
-            this engine.
+        BundleError: It is over the engine's tolerance, pixels differ by more than `PIXEL_TOLERANCE`, or nothing is
+            expected of this engine.
     """
     golden = read(bundle)
     if engine.name not in golden.logits:
@@ -118,11 +114,10 @@ def check(bundle: Bundle, engine: Engine) -> float:
     _check_pixels(golden, bundle.manifest.input)
     expected = golden.logits[engine.name]
     difference = float(np.abs(engine.infer(golden.pixels) - expected).max() / _scale(expected))
-    tolerance = TOLERANCES.get(engine.name, TOLERANCE)
-    if not difference <= tolerance:  # written so that NaN fails
+    if not difference <= engine.tolerance:  # written so that NaN fails
         raise BundleError(
             f"the {engine.name} engine answers golden inputs with logits {difference:.1e} off (relative), at most "
-            f"{tolerance:.0e}: model and expectation do not belong together, or this machine computes otherwise"
+            f"{engine.tolerance:.0e}: model and expectation do not belong together, or this machine computes otherwise"
         )
     return difference
 

@@ -92,7 +92,7 @@ def load_model(name: str, path: Path, settings: ServerSettings) -> Model:
     started = time.perf_counter()
     with ExitStack() as resources:
         bundle = resources.enter_context(opened(path))
-        engine = open_engine(settings.engine, bundle, settings.threads)
+        engine = open_engine(settings.engine, bundle, settings.threads, settings.max_batch_size)
         difference = golden.check(bundle, engine)
         _warm_up(bundle, engine, settings.max_batch_size)
         maps = ActivationMaps(bundle, settings.threads or num_cpus())

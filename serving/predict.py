@@ -72,7 +72,7 @@ def run(settings: PredictSettings) -> None:
     from serving.scoring import Scorer, report
 
     with bundle.opened(settings.model) as opened:
-        engine = open_engine(settings.engine, opened, settings.threads)
+        engine = open_engine(settings.engine, opened, settings.threads, settings.batch_size)
         golden.check(opened, engine)
         scorer = Scorer(opened.manifest, engine, settings.batch_size, settings.top_k)
         try:

@@ -24,7 +24,7 @@ FIGURES: Final = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow tests, and tests with Docker where no engine answers; REQUIRE_DOCKER=1 leaves out none."""
+    """Leave out slow tests, and those for which Docker or a GPU is missing; REQUIRE_DOCKER=1: only those for a GPU."""
     with_docker = [item for item in items if "docker" in item.keywords]
     for item in with_docker:
         if not item.get_closest_marker("timeout"):
@@ -34,9 +34,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"REQUIRE_DOCKER=1, but {reason}: start Docker, then try again")
     if reason:
         _leave_out(config, items, with_docker, f"tests that need a Docker engine, since {reason}")
+    on_a_gpu = [item for item in items if "gpu" in item.keywords]
+    if on_a_gpu and not _has_gpu():
+        _leave_out(config, items, on_a_gpu, "tests that need a GPU, since torch finds none")
     if not (REQUIRE or SLOW or config.getoption("markexpr") or config.getoption("keyword")):
         slow = [item for item in items if "slow" in item.keywords]
         _leave_out(config, items, slow, "slow tests (SLOW=1 runs them)")
+
+
+def _has_gpu() -> bool:
+    import torch  # seconds: only where there is something to leave out
+
+    return torch.cuda.is_available()
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item], what: str) -> None:

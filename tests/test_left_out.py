@@ -17,6 +17,14 @@ def test_with_an_engine(): pass
 
 def test_without(): pass
 """
+ON_A_GPU = """
+import pytest
+
+@pytest.mark.gpu
+def test_on_a_gpu(): raise AssertionError
+
+def test_without(): pass
+"""
 SKIPPED = """
 import pytest
 
@@ -38,6 +46,13 @@ def test_without_an_engine_one_line_says_how_many_were_left_out(tmp_path: Path) 
     lines = [line for line in done.stdout.splitlines() if "left out" in line]
     assert len(lines) == 1
     assert lines[0].startswith("left out: 1 tests that need a Docker engine, since ")
+
+
+def test_without_a_gpu_one_line_says_how_many_were_left_out_and_they_are_not_skipped(tmp_path: Path) -> None:
+    done = run(tmp_path, ON_A_GPU, CUDA_VISIBLE_DEVICES="", REQUIRE_DOCKER="1")
+    assert done.returncode == 0, done.stdout
+    assert "1 passed, 1 deselected" in done.stdout
+    assert "left out: 1 tests that need a GPU, since torch finds none" in done.stdout
 
 
 def test_with_require_docker_a_missing_engine_ends_the_run(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ TARGETS = {
     "bench-train",
     "bench-gpu",
     "bench-decode",
+    "bench-serve-gpu",
 }
 
 

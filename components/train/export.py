@@ -23,9 +23,11 @@ from components.train.metrics import EpochResult, accuracy, cross_entropy, softm
 from components.train.quantize import Valid, choose_calibration, quantize
 from serving import bundle, files, golden
 from serving.bundle import Bundle, Calibration, EngineMetrics, Head, InputSpec, Manifest, Metrics
-from serving.engines import Engine, Logits, open_engine
+from serving.engines import TOLERANCE, Engine, Logits, open_engine
+from serving.engines.torch_engine import TorchEngine
 from serving.engines.torch_network import Network
 from serving.errors import EngineError
+from serving.machine import num_cpus
 from serving.preprocess import preprocess
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_ENGINE: Final = "onnx"
 ENGINES: Final = (DEFAULT_ENGINE, "torch")
 INT8_ENGINE: Final = "onnx-int8"
+BATCH_SIZE: Final = 32
+"""Pictures that an engine answers at once."""
 NUM_COMPARED: Final = 16
 """Pictures of the valid split on which ONNX and torch are compared, beside the golden inputs."""
 NUM_MEASURED: Final = 64
@@ -102,9 +106,11 @@ def export(
     graph.network.eval().cpu()
     _write_weights(graph.network, folder / bundle.WEIGHTS)
     graph.write(folder)
-    engines = {name: open_engine(name, _draft(card, folder)) for name in ENGINES}
+    draft = _draft(card, folder)
+    engines = {name: open_engine(name, draft, max_batch_size=BATCH_SIZE) for name in ENGINES}
     valid, test = splits["valid"], splits["test"]
-    _compare(engines, valid)
+    exact = _in_float32(engines, draft)
+    _compare(exact, valid)
     checked = np.ascontiguousarray(valid.pixels[:NUM_COMPARED])
     activation_map.write(folder, checked, engines[DEFAULT_ENGINE].infer(checked))
     valid_logits = learnt.valid_logits
@@ -112,7 +118,7 @@ def export(
         valid_logits = _infer(engines[DEFAULT_ENGINE], valid, "valid", progress)
     if _quantize(folder, splits["train"], Valid(valid.pixels, valid.targets, valid_logits), int8_tolerance):
         engines[INT8_ENGINE] = open_engine(INT8_ENGINE, _draft(card, folder))
-    _write_golden(engines, card.input, folder / bundle.GOLDEN)
+    _write_golden(engines | exact, card.input, folder / bundle.GOLDEN)
     logits = _infer(engines[DEFAULT_ENGINE], test, "test", progress)
     measured = {DEFAULT_ENGINE: _metrics(engines.pop(DEFAULT_ENGINE), logits, test)}
     measured |= {name: _measure(engine, test, progress) for name, engine in engines.items()}
@@ -170,13 +176,20 @@ def _calibrate(valid_logits: Logits, valid: Split, test_logits: Logits, test: Sp
     return calibration
 
 
+def _in_float32(engines: Mapping[str, Engine], draft: Bundle) -> dict[str, Engine]:
+    """The same engines, as golden logits want them: on a GPU torch computes in bfloat16."""
+    if engines["torch"].options["dtype"] == "float32":
+        return dict(engines)
+    return {**engines, "torch": TorchEngine(draft, num_cpus(), device="cpu")}
+
+
 def _compare(engines: Mapping[str, Engine], valid: Split) -> None:
     pixels = np.ascontiguousarray(valid.pixels[:NUM_COMPARED])
     reference, other = (engines[name].infer(pixels) for name in ENGINES)
     difference = float(np.abs(reference - other).max() / max(1e-6, np.abs(other).max()))
-    if not difference <= golden.TOLERANCE:
+    if not difference <= TOLERANCE:
         raise EngineError(
-            f"the exported graph's logits are {difference:.1e} off torch's (relative), at most {golden.TOLERANCE}"
+            f"the exported graph's logits are {difference:.1e} off torch's (relative), at most {TOLERANCE}"
         )
     logger.info("export: ONNX and torch logits differ by at most %.1e (relative)", difference)
 
@@ -187,11 +200,11 @@ def _write_golden(engines: Mapping[str, Engine], spec: InputSpec, path: Path) ->
     golden.write(path, golden.Golden(pixels, logits, jpeg, preprocess(jpeg, spec)))
 
 
-def _infer(engine: Engine, split: Split, name: str, progress: Progress, batch_size: int = 32) -> Logits:
+def _infer(engine: Engine, split: Split, name: str, progress: Progress) -> Logits:
     answered = []
-    for start in range(0, len(split.pixels), batch_size):
-        answered.append(engine.infer(np.ascontiguousarray(split.pixels[start : start + batch_size])))
-        progress(f"{name} with {engine.name}", min(start + batch_size, len(split.pixels)), len(split.pixels))
+    for start in range(0, len(split.pixels), BATCH_SIZE):
+        answered.append(engine.infer(np.ascontiguousarray(split.pixels[start : start + BATCH_SIZE])))
+        progress(f"{name} with {engine.name}", min(start + BATCH_SIZE, len(split.pixels)), len(split.pixels))
     return np.concatenate(answered)
 
 

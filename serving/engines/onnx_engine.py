@@ -1,15 +1,18 @@
 """ONNX Runtime on the CPU: the default engine, and the same in 8-bit integers."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 import onnxruntime
 
 from serving.bundle import INT8_MODEL, ONNX_MODEL, Bundle
-from serving.engines import Logits
-from serving.errors import BundleError, EngineError
+from serving.engines import REMEDY, TOLERANCE, Logits, check_pixels
+from serving.errors import BundleError, EngineError, OutOfMemory
 from serving.preprocess import Pixels
+
+OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+"""How the runtime says so: of C++'s allocator and of its own."""
 
 onnxruntime.set_default_logger_severity(3)  # its warnings about graph optimisation are not for users
 
@@ -20,11 +23,12 @@ class OnnxEngine:
     name = "onnx"
     file: ClassVar[str] = ONNX_MODEL
     dtype: ClassVar[str] = "float32"
+    tolerance: float = TOLERANCE
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self._session = open_session(bundle.file(self.file), threads)
         self._input = self._session.get_inputs()[0].name
-        self._shape = (bundle.manifest.input.height, bundle.manifest.input.width, 3)
+        self._spec = bundle.manifest.input
         self._num_labels = len(bundle.manifest.labels)
         self._threads = threads
 
@@ -40,13 +44,12 @@ class OnnxEngine:
 
     def infer(self, pixels: Pixels) -> Logits:
         """See `Engine.infer`."""
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != self._shape or len(pixels) == 0:
-            raise EngineError(
-                f"the engine got {pixels.dtype} {pixels.shape}, expected uint8 (N, {', '.join(map(str, self._shape))})"
-            )
+        check_pixels(pixels, self._spec)
         try:
             (logits,) = self._session.run(None, {self._input: pixels})
-        except Exception as error:
+        except Exception as error:  # the runtime's exceptions share no base class
+            if _is_out_of_memory(error):
+                raise OutOfMemory(f"there is not enough memory for a batch of {len(pixels)}: {REMEDY}") from error
             raise EngineError(f"ONNX Runtime failed on a batch of {len(pixels)}: {error}") from error
         if logits.shape != (len(pixels), self._num_labels):
             raise EngineError(f"the model answered {logits.shape}, expected ({len(pixels)}, {self._num_labels})")
@@ -58,6 +61,7 @@ def open_session(path: Path, threads: int, appended: Path | None = None) -> onnx
 
     Raises:
         BundleError: It is not one that ONNX Runtime loads.
+        OutOfMemory: It does not fit.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -70,8 +74,14 @@ def open_session(path: Path, threads: int, appended: Path | None = None) -> onnx
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions share no base class
+    except Exception as error:  # as above
+        if _is_out_of_memory(error):
+            raise OutOfMemory(f"there is not enough memory for the model: {REMEDY}") from error
         raise BundleError(f"{str(path)!r} is not a model that ONNX Runtime loads: {error}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 class Int8Engine(OnnxEngine):
@@ -80,6 +90,7 @@ class Int8Engine(OnnxEngine):
     name = "onnx-int8"
     file = INT8_MODEL
     dtype = "uint8 activations, int8 weights"
+    tolerance = 2e-2  # where a last bit differs, a value may fall on the next of 255 steps
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         if INT8_MODEL not in bundle.manifest.files:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from serving.bundle import Head, InputSpec
+from serving.engines.torch_vision import models
 from serving.errors import ConfigError
 
 Weights = dict[str, Tensor]
@@ -43,9 +43,17 @@ class Network(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K) of uint8 pixels (N, H, W, 3)."""
-        normalised = (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
-        logits: Tensor = self.body(normalised)
+        logits: Tensor = self.body(self.normalise(pixels))
         return logits
+
+    def forward_in(self, dtype: torch.dtype, pixels: Tensor) -> Tensor:
+        """Logits in float32 of a network whose body is in `dtype`; what the body gets is normalised in float32."""
+        logits: Tensor = self.body(self.normalise(pixels).to(dtype))
+        return logits.float()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """What the body gets of uint8 pixels (N, H, W, 3): (N, 3, H, W)."""
+        return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
 
 
 def list_architectures() -> list[str]:

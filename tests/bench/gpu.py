@@ -11,11 +11,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from components.train.plan import Plan
 from components.train.sources import AugmentedSource, PixelSource, Places, Source
 from serving.bundle import Head
 from tests.bench import pictures
+from tests.bench.utilisation import Utilisation
 
 SIZE: Final = 224
 LABELS: Final = tuple("abcdefghij")
@@ -44,25 +44,6 @@ class SameBatch:
     def batch(self, places: Places, epoch: int) -> Tensor:
         """See `Source.batch`."""
         return self.inputs[: len(places)]
-
-
-class Utilisation:
-    """The median of what nvidia-smi says once a second while a block runs, in percent."""
-
-    def __enter__(self) -> Self:
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._lines: list[str] = []
-        self._reader = threading.Thread(target=lambda: self._lines.extend(self._process.stdout or []), daemon=True)
-        self._reader.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._reader.join()
-        # The first and the last second are half outside the block.
-        self.percent = statistics.median(map(int, self._lines[1:-1] or self._lines or ["0"]))
 
 
 def images_per_s(source: Source, batch_size: int, dtype: torch.dtype) -> float:

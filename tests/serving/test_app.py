@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from serving.app import create_app
 from serving.bundle import Bundle
-from serving.engines import Logits
+from serving.engines import TOLERANCE, Logits
 from serving.engines.onnx_engine import OnnxEngine
 from serving.errors import EngineError
 from serving.preprocess import Pixels, preprocess
@@ -250,6 +250,7 @@ class FailingEngine:
     """An engine that works until told otherwise."""
 
     name = "onnx"
+    tolerance = TOLERANCE
 
     def __init__(self, engine: OnnxEngine) -> None:
         self._engine = engine

@@ -8,7 +8,7 @@ import pytest
 from serving import bundle as bundles
 from serving import golden
 from serving.bundle import Bundle
-from serving.engines import Logits, open_engine
+from serving.engines import TOLERANCE, Logits, open_engine
 from serving.errors import BundleError
 from serving.preprocess import Pixels
 from tests.support.bundles import SPEC, reseal, write_model
@@ -58,6 +58,7 @@ def test_logits_that_are_not_numbers_never_pass(own_bundle: Path) -> None:
 def test_an_engine_of_which_nothing_is_expected_does_not_pass(bundle: Bundle) -> None:
     class Other:
         name = "other"
+        tolerance = TOLERANCE
 
         @property
         def options(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from serving.bundle import Bundle
-from serving.engines import Logits, open_engine
+from serving.engines import TOLERANCE, Logits, open_engine
 from serving.errors import ConfigError, DataError, EngineError
 from serving.predict import PredictSettings, main, run
 from serving.preprocess import Pixels, preprocess
@@ -30,6 +30,7 @@ class Fake:
     """What every engine has."""
 
     name = "onnx"
+    tolerance = TOLERANCE
 
     @property
     def options(self) -> dict[str, str]:

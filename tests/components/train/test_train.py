@@ -51,7 +51,8 @@ def test_the_recorded_accuracy_is_that_of_the_recorded_predictions(trained: Trai
 
 @pytest.mark.parametrize("name", ["onnx", "torch"])
 def test_golden_inputs_hold_for_each_engine(trained: Trained, name: str) -> None:
-    assert golden.check(trained.bundle, open_engine(name, trained.bundle)) <= golden.TOLERANCE
+    engine = open_engine(name, trained.bundle)
+    assert golden.check(trained.bundle, engine) <= engine.tolerance
 
 
 def test_an_independent_reading_of_the_bundle_gives_the_same_logits(trained: Trained) -> None:
