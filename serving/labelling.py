@@ -70,6 +70,10 @@ class Labeller:
 
         return await _all([answer(picture) for picture in pictures.decoders])
 
+    def run_aside(self, do: Callable[[], None]) -> None:
+        """Have a decoder's thread do something else."""
+        self._decoders.submit(do)
+
     def close(self) -> None:
         """Let the threads go."""
         self._decoders.shutdown(wait=False)
