@@ -15,6 +15,7 @@ from serving.bodies import declared_bytes, read_body, while_caller_waits
 from serving.engines import Logits
 from serving.errors import DeadlinePassed, InvalidInput
 from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k
+from serving.idleness import Idleness
 from serving.labelling import Labelled, Labeller, Mapped
 from serving.logs import request_id
 from serving.machine import num_cpus
@@ -80,10 +81,11 @@ class Service:
         self.settings = settings
         self.models = models
         self.metrics = Metrics()
-        self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes)
         self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
         fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
         self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size, fetcher, settings.decode)
+        self._idleness = Idleness(lambda: self.admission.num_open == 0, self._labeller.run_aside)
+        self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes, self._idleness.begin)
         self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
         self.metrics.watch("kennel_requests_under_way", "Admitted", lambda: self.admission.num_requests)
         self.metrics.watch("kennel_bytes_under_way", "Of their bodies", lambda: self.admission.num_bytes)
@@ -124,6 +126,7 @@ class Service:
     async def close(self) -> None:
         """Admit nobody any more, and return when everybody admitted was answered and every model is closed."""
         await self.admission.close()
+        self._idleness.close()
         self._labeller.close()
         self._batcher.close()
         await asyncio.wrap_future(self.models.close())
@@ -138,11 +141,13 @@ class Service:
         """
         settings = self.settings
         size_bytes = declared_bytes(request, settings.max_payload_bytes)
-        with self.models.use(name) as model, self.admission.slot(size_bytes):
-            data = await read_body(request, size_bytes, settings.body_timeout_s)
+        with self.models.use(name) as model, self.admission.incoming(size_bytes) as incoming:
+            data = await read_body(request, size_bytes, settings.body_timeout_s, incoming.add)
+            body = Body(data, parameters, attributes, settings.pixel_range)
             try:
-                async with while_caller_waits(request), asyncio.timeout(settings.deadline_s):
-                    yield model, Body(data, parameters, attributes, settings.pixel_range)
+                with self.admission.slot():
+                    async with while_caller_waits(request), asyncio.timeout(settings.deadline_s):
+                        yield model, body
             except TimeoutError as error:
                 late = f"there was no answer within {settings.deadline_s:g} s: send less, or later"
                 raise DeadlinePassed(late) from error

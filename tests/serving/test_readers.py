@@ -41,6 +41,12 @@ def npy(array: Any) -> bytes:
     return buffer.getvalue()
 
 
+def claim(shape: str, content: bytes = b"", dtype: str = "|u1") -> bytes:
+    """An array whose header says what it likes."""
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
 def form(*files: bytes, close: bytes = b"--\r\n") -> bytes:
     head = b'--XX\r\nContent-Disposition: form-data; name="n"\r\n\r\nnote\r\n'
     parts = (
@@ -95,6 +101,9 @@ def test_json_holds_pictures_in_base64(content: Any, is_single: bool) -> None:
         (b"{", "the body is not JSON"),
         (b"\xff", "the body is not JSON"),
         (b"[" * 100_000, "the body is not JSON"),
+        (b"[" + b"[]," * 10**6 + b"[]]", "JSON of 1000002 lists and objects, expected at most"),
+        (b'{"a":[{"b":0}' + b',{"c":1}' * 10**5 + b"]}", "JSON of 100002 fields, expected at most"),
+        (b"[" + b"0," * 4_000_001 + b"0]", "JSON of 4000001 values, expected at most"),
         (b"[]", "the JSON is a list, expected"),
         (b"3", "the JSON is a number"),
         (b"{}", "the JSON is an object"),
@@ -155,6 +164,11 @@ def test_a_broken_form_is_refused(content_type: str, data: bytes, sentence: str)
         read(content_type, data)
 
 
+def test_a_form_of_very_many_parts_is_refused_before_all_of_them_are_read() -> None:
+    with pytest.raises(InvalidInput, match="more than the 1024 parts"):
+        read("multipart/form-data; boundary=XX", form(*[b"x"] * 1024))
+
+
 def test_too_many_pictures_are_refused() -> None:
     with pytest.raises(InvalidInput, match=f"holds {MAX_PICTURES + 1} pictures, expected 1 to {MAX_PICTURES}"):
         read("application/json", json.dumps({"images": ["YQ=="] * (MAX_PICTURES + 1)}).encode())
@@ -199,7 +213,13 @@ def test_fortran_order_is_the_same_picture() -> None:
         (npy(np.zeros((0, 3, 8, 8), np.uint8)), "has the shape"),
         (npy(np.zeros((3, 8, 8), np.int64)), "the array is of int64, expected uint8"),
         (npy(np.zeros((3, 8, 8), np.uint8))[:-1], "has 192 bytes, and 191 came"),
-        (npy(np.zeros((3, 8, 8), np.uint8)).replace(b"(3, 8, 8)", b"(3,99999)"), "bytes, and 192 came"),
+        (npy(np.zeros((3, 8, 8), np.uint8)).replace(b"(3, 8, 8)", b"(3,999,9)"), "bytes, and 192 came"),
+        (claim("(0, 99999999999999999999, 3)"), "has the shape"),
+        (claim("(-1, -1, 3)", b"abc"), "has the shape"),
+        (claim(f"({'1, ' * 100})", b"a"), "of 100 sides"),
+        (claim("(1, 1, 3)", b"abc", "T"), "not an array in NumPy's"),
+        (claim(f"({'-' * 3000}1, 1, 3)", b"abc"), "not an array in NumPy's"),
+        (claim("(1, 1, 3", b"abc"), "not an array in NumPy's"),
         (npy(np.array([{}], dtype=object)), "the array is of object"),
         (npy(np.zeros((MAX_PICTURES + 1, 3, 1, 1), np.uint8)), "holds 257 pictures"),
     ],
