@@ -12,7 +12,7 @@ from serving.bundle import InputSpec
 from serving.engines import Logits
 from serving.engines.activation_map import Maps
 from serving.model import Model
-from serving.preprocess import Decoding, Pixels, preprocess
+from serving.preprocess import Pixels, Preprocess
 from serving.readers import Body, Decode, Pictures, Reader
 from serving.remote import Fetcher, Remote
 
@@ -50,14 +50,14 @@ class Labeller:
         num_decoders: Threads that decode.
         max_batch_size: The batcher's.
         fetcher: Of pictures that are elsewhere.
-        decoding: How pictures become pixels.
+        preprocess: How pictures become pixels.
     """
 
     def __init__(
-        self, batcher: Batcher, num_decoders: int, max_batch_size: int, fetcher: Fetcher, decoding: Decoding
+        self, batcher: Batcher, num_decoders: int, max_batch_size: int, fetcher: Fetcher, preprocess: Preprocess
     ) -> None:
         self._batcher = batcher
-        self._decoding = decoding
+        self._preprocess = preprocess
         self._fetcher = fetcher
         self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decoder")
         self._max_batch_size = max_batch_size
@@ -105,9 +105,9 @@ class Labeller:
 
     async def _pixels(self, picture: Decode | Remote, spec: InputSpec) -> Pixels:
         if not isinstance(picture, Remote):
-            return await self._decode(picture, spec, self._decoding)
+            return await self._decode(picture, spec, self._preprocess)
         async with self._fetcher.places:
-            return await self._decode(preprocess, await self._fetcher.fetch(picture), spec, self._decoding)
+            return await self._decode(self._preprocess, await self._fetcher.fetch(picture), spec)
 
     async def _decode(
         self, read: Callable[Arguments, Decoded], *args: Arguments.args, **_: Arguments.kwargs

@@ -15,6 +15,8 @@ from serving.formats import refusal
 Pixels = NDArray[np.uint8]
 """(H, W, 3) or (N, H, W, 3), RGB, 0..255."""
 
+Preprocess = Callable[[bytes, InputSpec], Pixels]
+"""`preprocess`, or what stands in for it where an operator asks."""
 Decoding = Literal["exact", "reduced"]
 """All of a picture's pixels, or of a large JPEG those that its decoder can make at half, a quarter or an eighth."""
 DECODINGS: Final[tuple[Decoding, ...]] = get_args(Decoding)

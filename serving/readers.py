@@ -23,7 +23,7 @@ from serving.arrays import read_npy, to_pixels
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput, UnsupportedContentType
 from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
-from serving.preprocess import Decoding, Pixels, preprocess
+from serving.preprocess import Pixels, Preprocess
 from serving.remote import Remote
 
 CURLS_DEFAULT: Final = "application/x-www-form-urlencoded"
@@ -36,7 +36,7 @@ shape. While pieces are made nobody else is served, and there is room for millio
 MAX_PARTS: Final = 1024
 """Of a form, files or not."""
 
-Decode = Callable[[InputSpec, Decoding], Pixels]
+Decode = Callable[[InputSpec, Preprocess], Pixels]
 """Pixels (H, W, 3) of one picture; raises InvalidInput."""
 
 
@@ -85,7 +85,7 @@ def select_reader(content_type: str | None) -> tuple[Reader, dict[str, str]]:
 
 def read_picture(body: Body) -> Pictures:
     """The body is a picture; which format it is, its own bytes say."""
-    return Pictures([partial(preprocess, body.data)])
+    return Pictures([partial(from_bytes, body.data)])
 
 
 def read_npy_pictures(body: Body) -> Pictures:
@@ -129,7 +129,7 @@ def read_form(body: Body) -> Pictures:
     if not files.is_whole:
         raise InvalidInput("the form is cut short: its closing boundary is missing")
     check_count(len(files.contents))
-    return Pictures([partial(preprocess, content) for content in files.contents], is_single=len(files.contents) == 1)
+    return Pictures([partial(from_bytes, content) for content in files.contents], is_single=len(files.contents) == 1)
 
 
 class _Files:
@@ -206,7 +206,12 @@ def _text(entry: Any, where: str) -> str:
     return entry
 
 
-def from_base64(text: str, spec: InputSpec, decoding: Decoding) -> Pixels:
+def from_bytes(data: bytes, spec: InputSpec, preprocess: Preprocess) -> Pixels:
+    """Pixels of a picture in a file's bytes; see `serving.preprocess.preprocess`."""
+    return preprocess(data, spec)
+
+
+def from_base64(text: str, spec: InputSpec, preprocess: Preprocess) -> Pixels:
     """Pixels of a picture in base64, or in a data URL.
 
     Raises:
@@ -214,12 +219,12 @@ def from_base64(text: str, spec: InputSpec, decoding: Decoding) -> Pixels:
     """
     data = text.partition(",")[2] if text.startswith("data:") else text  # a page's data URL
     try:
-        return preprocess(base64.b64decode(data, validate=True), spec, decoding)
+        return preprocess(base64.b64decode(data, validate=True), spec)
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"a picture is not base64: {error}") from error
 
 
-def from_array(array: Any, pixel_range: PixelRange, spec: InputSpec, _: Decoding) -> Pixels:
+def from_array(array: Any, pixel_range: PixelRange, spec: InputSpec, _: Preprocess) -> Pixels:
     """Pixels of a picture that came as numbers and need no decoding; see `serving.arrays.to_pixels`."""
     return to_pixels(array, spec, pixel_range)
 

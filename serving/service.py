@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from serving.admission import Admission
 from serving.batching import Batcher
 from serving.bodies import declared_bytes, read_body, while_caller_waits
 from serving.engines import Logits
-from serving.errors import DeadlinePassed, InvalidInput
+from serving.errors import ConfigError, DeadlinePassed, InvalidInput
 from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k
 from serving.idleness import Idleness
 from serving.labelling import Labelled, Labeller, Mapped
@@ -22,6 +23,7 @@ from serving.machine import num_cpus
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.models import Models
+from serving.preprocess import Preprocess, preprocess
 from serving.readers import Body, Reader, check_single
 from serving.remote import Fetcher
 from serving.settings import ServerSettings
@@ -83,7 +85,9 @@ class Service:
         self.metrics = Metrics()
         self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
         fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
-        self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size, fetcher, settings.decode)
+        self._labeller = Labeller(
+            self._batcher, num_cpus(), settings.max_batch_size, fetcher, _choose_preprocess(settings.decode)
+        )
         self._idleness = Idleness(lambda: self.admission.num_open == 0, self._labeller.run_aside)
         self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes, self._idleness.begin)
         self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
@@ -162,6 +166,21 @@ class Service:
             probabilities = softmax(one.logits, manifest.calibration.temperature)
             index = int(one.logits.argmax())
             self.metrics.observe_answer(labels.model.name, manifest.labels[index], float(probabilities[index]))
+
+
+def _choose_preprocess(decode: str) -> Preprocess:
+    """How pictures become pixels.
+
+    Raises:
+        ConfigError: It cannot be had here.
+    """
+    if decode != "nvjpeg":
+        return partial(preprocess, decoding="reduced" if decode == "reduced" else "exact")
+    try:
+        from serving.engines.torch_jpeg import JpegDecoder
+    except ImportError as error:
+        raise ConfigError(f"--decode nvjpeg needs torch, use the cuda image: {error}") from error
+    return JpegDecoder("cuda").preprocess
 
 
 def _attributes(request: Request) -> Mapping[str, str]:

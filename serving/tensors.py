@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from serving.arrays import check_shape, split
 from serving.errors import InvalidInput
 from serving.headers import shortened
-from serving.preprocess import preprocess
 from serving.readers import (
     Body,
     Decode,
@@ -27,6 +26,7 @@ from serving.readers import (
     find_pixel_range,
     from_array,
     from_base64,
+    from_bytes,
     kind_of,
     parse_json,
 )
@@ -149,7 +149,7 @@ def _read_pictures(elements: Any, count: int) -> Sequence[Decode]:
         found = f"{len(elements)} elements" if isinstance(elements, list) else kind_of(elements)
         raise InvalidInput(f"the tensor's data is {found}, expected a list of {count} as its shape says")
     if elements and isinstance(elements[0], bytes):
-        return [partial(preprocess, element) for element in elements]
+        return [partial(from_bytes, element) for element in elements]
     return [partial(from_base64, _text(element, f"data[{place}]")) for place, element in enumerate(elements)]
 
 

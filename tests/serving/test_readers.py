@@ -28,7 +28,7 @@ def read(content_type: str, data: bytes, **attributes: str) -> Pictures:
 
 
 def pixels(pictures: Pictures) -> NDArray[np.uint8]:
-    return np.stack([decode(SPEC, "exact") for decode in pictures.decoders if not isinstance(decode, Remote)])
+    return np.stack([decode(SPEC, preprocess) for decode in pictures.decoders if not isinstance(decode, Remote)])
 
 
 def encoded(data: bytes) -> str:
