@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -48,7 +49,8 @@ def serve(settings: ServerSettings) -> None:
     # As process 1 of a container we have no default handlers: a stop during start-up would go unheard.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _leave(0))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    early = threading.Event()  # a SIGHUP before anybody can reload; it is made up for
+    signal.signal(signal.SIGHUP, lambda *_: early.set())
     logs.configure(settings.log_format)
     listeners = [bind(settings.host, settings.port)]
     logger.info("listening on %s port %d", *listeners[0].getsockname()[:2])
@@ -63,7 +65,7 @@ def serve(settings: ServerSettings) -> None:
     from serving.app import create_app
     from serving.server import run
 
-    run(create_app(settings, models), listeners, on_hangup=models.reload)
+    run(create_app(settings, models), listeners, on_hangup=models.reload, is_due=early)
     _leave(0)
 
 

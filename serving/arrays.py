@@ -16,7 +16,7 @@ from PIL import Image
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
 from serving.headers import PIXEL_RANGES, PixelRange
-from serving.preprocess import Pixels, check_size, resize_and_crop
+from serving.preprocess import Pixels, check_count, check_size, resize_and_crop
 
 DTYPES: Final = ("uint8", "float32", "float64")
 CHANNELS: Final = 3
@@ -104,10 +104,11 @@ def split(array: NDArray[np.generic]) -> list[NDArray[np.generic]]:
     """Pictures (H, W, 3) of an array (3, H, W), (H, W, 3) or a batch of such; no copies are made.
 
     Raises:
-        InvalidInput: It has another shape.
+        InvalidInput: It has another shape, or holds too many.
     """
     check_shape(array.shape)
     batch = array if array.ndim == 4 else array[np.newaxis]
+    check_count(len(batch))  # a picture may be of one pixel, and a list of millions takes seconds
     if batch.shape[1] == CHANNELS:  # as torch has it; (3, h, 3) is taken for this as well
         return list(np.moveaxis(batch, 1, 3))
     if batch.shape[3] == CHANNELS:

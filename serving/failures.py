@@ -26,6 +26,7 @@ from serving.errors import (
     QueueFull,
     UnsupportedContentType,
 )
+from serving.headers import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """What routing refuses: unknown paths and wrong methods."""
     if not isinstance(error, HTTPException):
         raise error
-    path, method = limited(request.url.path), limited(request.method)
+    path, method = shortened(request.url.path), shortened(request.method)
     if error.status_code == 404:
         expected = "POST /invocations, GET /ping, or / in a browser"
         word, message = "not_found", f"there is nothing at {path}, expected {expected}"

@@ -11,6 +11,7 @@ from serving.batching import Batcher
 from serving.bundle import InputSpec
 from serving.engines import Logits
 from serving.engines.activation_map import Maps
+from serving.errors import InvalidInput
 from serving.model import Model
 from serving.preprocess import Pixels, Preprocess
 from serving.readers import Body, Decode, Pictures, Reader
@@ -51,13 +52,21 @@ class Labeller:
         max_batch_size: The batcher's.
         fetcher: Of pictures that are elsewhere.
         preprocess: How pictures become pixels.
+        on_undecodable: Called for each picture that becomes none.
     """
 
     def __init__(
-        self, batcher: Batcher, num_decoders: int, max_batch_size: int, fetcher: Fetcher, preprocess: Preprocess
+        self,
+        batcher: Batcher,
+        num_decoders: int,
+        max_batch_size: int,
+        fetcher: Fetcher,
+        preprocess: Preprocess,
+        on_undecodable: Callable[[], None] = lambda: None,
     ) -> None:
         self._batcher = batcher
         self._preprocess = preprocess
+        self._on_undecodable = on_undecodable
         self._fetcher = fetcher
         self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decoder")
         self._max_batch_size = max_batch_size
@@ -104,10 +113,14 @@ class Labeller:
         self._fetcher.close()
 
     async def _pixels(self, picture: Decode | Remote, spec: InputSpec) -> Pixels:
-        if not isinstance(picture, Remote):
-            return await self._decode(picture, spec, self._preprocess)
-        async with self._fetcher.places:
-            return await self._decode(self._preprocess, await self._fetcher.fetch(picture), spec)
+        try:
+            if not isinstance(picture, Remote):
+                return await self._decode(picture, spec, self._preprocess)
+            async with self._fetcher.places:
+                return await self._decode(self._preprocess, await self._fetcher.fetch(picture), spec)
+        except InvalidInput:
+            self._on_undecodable()
+            raise
 
     async def _decode(
         self, read: Callable[Arguments, Decoded], *args: Arguments.args, **_: Arguments.kwargs

@@ -59,6 +59,15 @@ def make_context(given_id: str, traceparent: str) -> RequestContext:
     return RequestContext(own_id, match[1], match[3])
 
 
+class TextFormatter(logging.Formatter):
+    """One line for a person; what a caller sent cannot begin another or move the cursor of a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line, to which a traceback may be added."""
+        record.message = "".join(character if character.isprintable() else " " for character in record.message)
+        return super().formatMessage(record)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; what a record carries in `fields` stands in it too."""
 
@@ -84,5 +93,5 @@ class JsonFormatter(logging.Formatter):
 def configure(log_format: LogFormat) -> None:
     """Send log lines of all modules to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -66,6 +66,11 @@ class Metrics:
         self.confidence.labels(model).observe(probability)
         self.predictions.labels(model, label).inc()
 
+    def forget(self, model: str) -> None:
+        """What was told of a model that is no more; names come and go by thousands."""
+        for metric in (self.confidence, self.predictions):
+            metric.remove_by_labels({"model": model})
+
     def observe_phases(self, *seconds: float) -> None:
         """Of one picture, in the order of `PHASES`."""
         for phase, duration in zip(self._phases, seconds, strict=True):

@@ -76,6 +76,14 @@ class Models:
         if not self._settings.multi_model:
             self.require()
 
+    def path_of(self, name: str) -> Path:
+        """Whence the model called `name` was loaded, whether or not it can still answer.
+
+        Raises:
+            ModelNotFound: There is none of that name.
+        """
+        return self._named(name).model.path
+
     def require(self, name: str | None = None) -> Model:
         """The model called `name`, by default the only one.
 
@@ -116,8 +124,7 @@ class Models:
             if name in self._entries:
                 raise ModelExists(f"a model called {shortened(name)} is loaded already")
             # The platform frees memory on a 507, by unloading another model.
-            check_memory(f"model {shortened(name)}", bundle.size_bytes(path), "unload another first")
-            model = await self._open(name, path)
+            model = await self._open(name, path, "unload another first")
             self._entries[name] = _Entry(model)
             return model
 
@@ -128,18 +135,22 @@ class Models:
             ModelNotFound: There is none of that name.
         """
         async with self._changing:
-            await self._retire(self._named(name, take=True))
+            entry = self._named(name, take=True)
+        await self._retire(entry)  # which may take a while, and is nobody else's business
 
     async def reload(self) -> Model:
         """Open the bundle anew, and answer with it from now on; requests under way end with the one they began with.
 
         Raises:
-            BundleError: The new one cannot be used; the old one stays.
+            BundleError, OutOfMemory: The new one cannot be used; the old one stays.
+            ModelNotFound: This server has many models, which are the platform's to load.
         """
+        if self._settings.multi_model:
+            raise ModelNotFound("a server of many models reloads none by itself: DELETE and POST /models do")
         name = self._settings.model_name
         async with self._changing:
             try:
-                model = await self._open(name, self._settings.model)
+                model = await self._open(name, self._settings.model, "start the server anew")
             except KennelError as error:
                 logger.error("not reloaded, the model stays as it was: %s", one_line(error))  # noqa: TRY400
                 raise
@@ -186,9 +197,10 @@ class Models:
         else:
             self._entries[model.name] = _Entry(model)
 
-    async def _open(self, name: str, path: Path) -> Model:
+    async def _open(self, name: str, path: Path, remedy: str) -> Model:
         loop = asyncio.get_running_loop()
         try:
+            check_memory(f"model {shortened(name)}", bundle.size_bytes(path), remedy)
             return await loop.run_in_executor(self._thread, self._load, name, path, self._settings)
         except OSError as error:
             raise BundleError(f"bundle at {str(path)!r} cannot be read: {error}") from error

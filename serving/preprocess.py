@@ -24,6 +24,8 @@ DECODINGS: Final[tuple[Decoding, ...]] = get_args(Decoding)
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS: Final = 64_000_000  # the largest phone cameras make 50 million; decoded, this is 192 MB
 MAX_ASPECT_RATIO: Final = 100  # a strip 1 px high would be blown up to gigapixels before the crop
+MAX_PICTURES: Final = 256
+"""In one body: what 25 MB of thumbnails are, and what a batch transform's record may be."""
 BACKGROUND: Final = (255, 255, 255)
 BAND_ROWS: Final = 256
 TO_8_BITS: Final = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
@@ -122,6 +124,16 @@ def check_size(width: int, height: int) -> None:
         raise InvalidInput(
             f"the picture is {width} x {height}, one side may be at most {MAX_ASPECT_RATIO} times the other"
         )
+
+
+def check_count(count: int) -> None:
+    """Whether so many pictures may come in one body.
+
+    Raises:
+        InvalidInput: None, or more than `MAX_PICTURES`.
+    """
+    if not 1 <= count <= MAX_PICTURES:
+        raise InvalidInput(f"the body holds {count} pictures, expected 1 to {MAX_PICTURES}")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -23,13 +23,12 @@ from serving.arrays import read_npy, to_pixels
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput, UnsupportedContentType
 from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
-from serving.preprocess import Pixels, Preprocess
+from serving.preprocess import MAX_PICTURES, Pixels, Preprocess, check_count
 from serving.remote import Remote
 
 CURLS_DEFAULT: Final = "application/x-www-form-urlencoded"
-MAX_PICTURES: Final = 256
-"""In one body: what 25 MB of thumbnails are, and what a batch transform's record may be."""
-
+MAX_LINES: Final = 4 * MAX_PICTURES
+"""Of JSON Lines, blank ones too."""
 JSON_LIMITS: Final = (("lists and objects", b"[{", 10**6), ("fields", b":", 10**5), ("values", b",", 4 * 10**6))
 """What a JSON text is made of, the bytes that tell it, and how many there may be: an array of a megapixel fits in every
 shape. While pieces are made nobody else is served, and there is room for millions of them in 25 MB."""
@@ -91,7 +90,6 @@ def read_picture(body: Body) -> Pictures:
 def read_npy_pictures(body: Body) -> Pictures:
     """The body is an array: a picture or a batch."""
     arrays = read_npy(body.data)
-    check_count(len(arrays))
     pixel_range = find_pixel_range(body)
     return Pictures([partial(from_array, array, pixel_range) for array in arrays], is_single=len(arrays) == 1)
 
@@ -103,7 +101,11 @@ def read_json(body: Body) -> Pictures:
 
 def read_jsonlines(body: Body) -> Pictures:
     """An object of `read_json` with one picture on each line."""
-    lines = [line for line in body.data.splitlines() if line.strip()]
+    if body.data.count(b"\n") > MAX_LINES:
+        raise InvalidInput(
+            f"the body has more than {MAX_LINES} lines, expected 1 to {MAX_PICTURES} with a picture on each"
+        )
+    lines = [line for line in body.data.split(b"\n") if line.strip()]
     check_count(len(lines))
     decoders: list[Decode | Remote] = []
     for number, line in enumerate(lines, start=1):
@@ -179,7 +181,7 @@ class _Files:
 def _from_object(content: Any) -> Pictures:
     if isinstance(content, dict):
         if "url" in content:
-            return Pictures([Remote(_text(content["url"], "url"))])
+            return Pictures([Remote(_url(content["url"]))])
         if "image" in content:
             return Pictures([partial(from_base64, _text(content["image"], "image"))])
         for name in ("images", "instances"):
@@ -194,6 +196,12 @@ def _from_object(content: Any) -> Pictures:
         f'the JSON is {kind_of(content)}, expected {{"image": base64}}, {{"images": [base64, ...]}}, '
         '{"instances": [{"b64": base64}, ...]} or {"url": URL}'
     )
+
+
+def _url(entry: Any) -> str:
+    if not isinstance(entry, str):
+        raise InvalidInput(f"url is {kind_of(entry)}, expected a text")
+    return entry
 
 
 def _text(entry: Any, where: str) -> str:
@@ -257,16 +265,6 @@ def parse_json(data: bytes, where: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise InvalidInput(f"{where} is not JSON: {error}") from error
-
-
-def check_count(count: int) -> None:
-    """Whether so many pictures may come in one body.
-
-    Raises:
-        InvalidInput: None, or more than `MAX_PICTURES`.
-    """
-    if not 1 <= count <= MAX_PICTURES:
-        raise InvalidInput(f"the body holds {count} pictures, expected 1 to {MAX_PICTURES}")
 
 
 def check_single(pictures: Pictures) -> Decode | Remote:

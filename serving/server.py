@@ -11,7 +11,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from serving.errors import KennelError
+from serving.errors import BundleError, KennelError, OutOfMemory
 from serving.protocol import Protocol
 
 logger = logging.getLogger(__name__)
@@ -27,9 +27,15 @@ class Server(uvicorn.Server):
     Args:
         app: What answers.
         on_hangup: What SIGHUP starts; its errors are told by whoever raises them.
+        is_due: Set where a SIGHUP came before there was a server to hear it.
     """
 
-    def __init__(self, app: FastAPI, on_hangup: Callable[[], Awaitable[object]] | None = None) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        on_hangup: Callable[[], Awaitable[object]] | None = None,
+        is_due: threading.Event | None = None,
+    ) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -45,6 +51,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._on_hangup = on_hangup
+        self._is_due = is_due
         self._running: set[asyncio.Future[object]] = set()  # a task that nobody holds may vanish
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,6 +59,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._on_hangup and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+            if self._is_due and self._is_due.is_set():
+                self._hang_up()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking requests, then answer those taken."""
@@ -67,14 +76,18 @@ class Server(uvicorn.Server):
 
     def _forget(self, task: "asyncio.Future[object]") -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, KennelError):
-            logger.error("SIGHUP: %s", error, exc_info=error)
+        if task.cancelled() or not (error := task.exception()):
+            return
+        if not isinstance(error, OutOfMemory | BundleError):  # these have their line already
+            logger.error("SIGHUP: %s", error, exc_info=None if isinstance(error, KennelError) else error)
 
 
-def run(app: FastAPI, listeners: list[socket.socket], on_hangup: Callable[[], Awaitable[object]]) -> None:
+def run(
+    app: FastAPI, listeners: list[socket.socket], on_hangup: Callable[[], Awaitable[object]], is_due: threading.Event
+) -> None:
     """Serve until SIGTERM or SIGINT, then return once what was received is answered, or after `GRACE_S`."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # its warnings are about what callers send
-    server = Server(app, on_hangup)
+    server = Server(app, on_hangup, is_due)
     # uvicorn puts back these handlers when it ends and raises the signal again; with its own, that does nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)

@@ -86,7 +86,12 @@ class Service:
         self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
         fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
         self._labeller = Labeller(
-            self._batcher, num_cpus(), settings.max_batch_size, fetcher, _choose_preprocess(settings.decode)
+            self._batcher,
+            num_cpus(),
+            settings.max_batch_size,
+            fetcher,
+            _choose_preprocess(settings.decode),
+            self.metrics.undecodable.inc,
         )
         self._idleness = Idleness(lambda: self.admission.num_open == 0, self._labeller.run_aside)
         self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes, self._idleness.begin)
@@ -108,9 +113,9 @@ class Service:
         async with self._admitted(request, parameters, attributes, name) as (model, body):
             pictures = await self._labeller.take_apart(read, body)
             labelled = await self._labeller.label(pictures, model)
-        labels = Labels(model, labelled, pictures.is_single, top_k)
-        self._observe(labels)
-        return labels
+            labels = Labels(model, labelled, pictures.is_single, top_k)
+            self._observe(labels)  # while the model is in use: none of it comes after it was forgotten
+            return labels
 
     async def activation_map(
         self, request: Request, read: Reader, parameters: Mapping[str, str], index: int | None
@@ -144,20 +149,20 @@ class Service:
         What is late leaves the queue, so that the engine is not busy with what nobody can use.
         """
         settings = self.settings
+        self.models.require(name)
         size_bytes = declared_bytes(request, settings.max_payload_bytes)
-        with self.models.use(name) as model, self.admission.incoming(size_bytes) as incoming:
-            data = await read_body(request, size_bytes, settings.body_timeout_s, incoming.add)
-            body = Body(data, parameters, attributes, settings.pixel_range)
+        with self.admission.incoming(size_bytes) as incoming:
             try:
-                with self.admission.slot():
-                    async with while_caller_waits(request), asyncio.timeout(settings.deadline_s):
-                        yield model, body
+                async with asyncio.timeout(settings.deadline_s):
+                    data = await read_body(request, size_bytes, settings.body_timeout_s, incoming.add)
+                    # Only now is the model in use: a slow caller keeps nobody from unloading it.
+                    with self.models.use(name) as model, self.admission.slot():
+                        pixel_range = settings.pixel_range or model.manifest.input.pixel_range
+                        async with while_caller_waits(request):
+                            yield model, Body(data, parameters, attributes, pixel_range)
             except TimeoutError as error:
                 late = f"there was no answer within {settings.deadline_s:g} s: send less, or later"
                 raise DeadlinePassed(late) from error
-            except InvalidInput:
-                self.metrics.undecodable.inc()
-                raise
 
     def _observe(self, labels: Labels) -> None:
         manifest = labels.model.manifest

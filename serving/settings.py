@@ -79,8 +79,10 @@ class ServerSettings(BaseModel):
         help="how pictures become pixels: exact, as in evaluation; reduced, large JPEGs in half the time to somewhat "
         "other pixels; nvjpeg, on the GPU, a few steps of 255 off",
     )
-    pixel_range: PixelRange = setting(
-        "unit", help="what floats in application/x-npy are, where the request does not say: 0 to 1, or normalized"
+    pixel_range: PixelRange | None = setting(
+        None,
+        help="what floats are, where the request does not say: unit, 0 to 1, or normalized by the bundle's mean and "
+        "standard deviation; default: the bundle's",
     )
     top_k: int = setting(5, ge=1, unit="labels", help="labels in an answer, where the request does not say how many")
 

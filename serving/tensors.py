@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from serving.arrays import check_shape, split
 from serving.errors import InvalidInput
 from serving.headers import shortened
+from serving.preprocess import check_count
 from serving.readers import (
     Body,
     Decode,
     Pictures,
-    check_count,
     find_pixel_range,
     from_array,
     from_base64,
@@ -145,6 +145,9 @@ def _read_tensor(tensor: Mapping[str, Any], rest: memoryview, said: Body) -> Seq
 
 
 def _read_pictures(elements: Any, count: int) -> Sequence[Decode]:
+    """Elements may be nested as the shape is, or flat ("Tensor Data" in the protocol)."""
+    while isinstance(elements, list) and len(elements) <= count and elements and isinstance(elements[0], list):
+        elements = [element for inner in elements if isinstance(inner, list) for element in inner[: count + 1]]
     if not isinstance(elements, list) or len(elements) != count:
         found = f"{len(elements)} elements" if isinstance(elements, list) else kind_of(elements)
         raise InvalidInput(f"the tensor's data is {found}, expected a list of {count} as its shape says")

@@ -41,7 +41,8 @@ class LoadRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model_name: Annotated[str, Field(min_length=1, max_length=1024)]
+    model_name: Annotated[str, Field(min_length=1, max_length=1024, pattern="^[^/]+$")]
+    """Part of the paths by which it is asked for."""
     url: Annotated[str, Field(min_length=1, max_length=4096)]
     """A path, in spite of its name."""
 
@@ -66,6 +67,7 @@ def router(service: Service) -> APIRouter:
     ready = documented({"description": "A model can answer"}, NotReady)
     made.get("/ping", summary="Readiness", responses=ready, response_class=Response)(ping)
     made.get("/ping/", include_in_schema=False)(ping)
+    made.head("/ping", include_in_schema=False)(ping)  # as some load balancers ask
     told = documented(openapi.EXECUTION_PARAMETERS)
     made.get("/execution-parameters", summary="What to send at once", responses=told)(execution_parameters)
     answers = documented(openapi.ANSWER, *LABELLING)
@@ -101,6 +103,7 @@ def multi_model_router(service: Service) -> APIRouter:
 
     async def unload(name: str) -> Response:
         await models.unload(name)
+        service.metrics.forget(name)
         return JSONResponse({"status": f"{name} is unloaded"})
 
     async def invoke_model(name: str, request: Request) -> Response:
@@ -131,8 +134,7 @@ async def invoke(service: Service, request: Request, name: str | None = None) ->
 
 
 def _describe(models: Models, name: str) -> dict[str, str]:
-    model = models.require(name)
-    return {"modelName": model.name, "modelUrl": str(model.path)}
+    return {"modelName": name, "modelUrl": str(models.path_of(name))}
 
 
 async def _read_load_request(request: Request, timeout_s: float) -> LoadRequest:

@@ -129,6 +129,11 @@ async def test_v2_answers_label_and_probabilities_unless_told_otherwise(client: 
     np.testing.assert_array_equal(rows.argmax(1), logits.argmax(1))
 
 
+async def test_v2_takes_pictures_nested_as_their_shape_is(client: httpx.AsyncClient) -> None:
+    nested = await infer(client, inputs=[tensor(shape=[3, 1], data=[[encoded(picture)] for picture in PICTURES])])
+    assert nested["outputs"] == (await infer(client))["outputs"]
+
+
 async def test_v2_answers_what_is_asked_for(client: httpx.AsyncClient) -> None:
     (output,) = (await infer(client, outputs=[{"name": "logits"}]))["outputs"]
     np.testing.assert_array_equal(np.array(output["data"], np.float32).reshape(3, 7), await logits_of(client))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from serving.app import create_app
 from serving.bundle import Bundle
+from serving.errors import ModelNotFound, OutOfMemory
 from serving.model import Model
 from serving.models import Models
 from serving.settings import ServerSettings
@@ -247,3 +248,75 @@ def replace(folder: Path, bundle: Bundle) -> None:
     for file in sorted(bundle.folder.iterdir(), key=lambda path: path.name == "bundle.json"):
         (folder / ".new").write_bytes(file.read_bytes())
         (folder / ".new").rename(folder / file.name)
+
+
+async def test_a_model_out_of_service_is_still_listed_and_can_be_unloaded(bundle: Bundle, other: Bundle) -> None:
+    """Else the platform could neither see the others nor load it anew."""
+    settings = ServerSettings(multi_model=True)
+    models = Models(settings)
+    async with connected(create_app(settings, models)) as client:
+        await load(client, "lost", bundle.folder)
+        await load(client, "good", other.folder)
+        models.require("lost")._is_lost = True
+        assert (await client.post("/models/lost/invoke", content=images.jpeg(), headers=HEADERS)).status_code == 503
+        assert [entry["modelName"] for entry in (await client.get("/models")).json()["models"]] == ["good", "lost"]
+        assert (await client.get("/models/lost")).status_code == 200
+        assert (await client.delete("/models/lost")).status_code == 200
+        assert (await load(client, "lost", bundle.folder)).status_code == 200
+
+
+async def test_unloading_one_model_keeps_nobody_from_loading_another(bundle: Bundle, other: Bundle) -> None:
+    held = Held()
+    settings = ServerSettings(multi_model=True)
+    async with connected(create_app(settings, Models(settings, held.load))) as client:
+        await load(client, "m", bundle.folder)
+        held.let_go.clear()
+        under_way = asyncio.create_task(logits(client, "/models/m/invoke"))
+        await until(lambda: held.batch_sizes == [1])
+        unloading = asyncio.create_task(client.delete("/models/m"))
+        await until_404(client)
+        assert (await load(client, "m", other.folder)).status_code == 200
+        assert not unloading.done()
+        held.let_go.set()
+        await under_way
+        assert (await unloading).status_code == 200
+        assert (await client.get("/models/m")).json()["modelUrl"] == str(other.folder)
+
+
+async def test_measurements_of_an_unloaded_model_go_with_it(platform: httpx.AsyncClient, bundle: Bundle) -> None:
+    for name in ("kept", "gone"):
+        await load(platform, name, bundle.folder)
+        await logits(platform, f"/models/{name}/invoke")
+    await platform.delete("/models/gone")
+    text = (await platform.get("/metrics")).text
+    assert 'model="kept"' in text
+    assert 'model="gone"' not in text
+
+
+async def test_many_models_are_reloaded_by_the_platform_alone(platform: httpx.AsyncClient) -> None:
+    models = Models(ServerSettings(multi_model=True))
+    with pytest.raises(ModelNotFound, match="DELETE and POST /models"):
+        await models.reload()
+    models.close().result()
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", ""])
+async def test_a_name_that_no_path_can_hold_is_refused(platform: httpx.AsyncClient, bundle: Bundle, name: str) -> None:
+    assert (await load(platform, name, bundle.folder)).status_code == 400
+
+
+async def test_a_place_that_cannot_be_looked_at_is_400(platform: httpx.AsyncClient) -> None:
+    response = await load(platform, "m", Path("/" + "x" * 300))
+    assert (response.status_code, response.json()["error"]) == (400, "bundle_error")
+
+
+async def test_a_new_bundle_that_does_not_fit_beside_the_old_one_is_not_reloaded(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServerSettings(model=own_bundle, threads=1)
+    models = Models(settings)
+    async with connected(create_app(settings, models)) as client:
+        monkeypatch.setattr("serving.machine.memory_bytes", lambda: 2**20)
+        with pytest.raises(OutOfMemory, match="start the server anew"):
+            await models.reload()
+        await logits(client)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput, UnsupportedContentType
-from serving.preprocess import preprocess
-from serving.readers import MAX_PICTURES, READERS, Body, Pictures, select_reader
+from serving.preprocess import MAX_PICTURES, preprocess
+from serving.readers import READERS, Body, Pictures, select_reader
 from serving.remote import Remote
 from tests.support import images
 
@@ -222,6 +222,7 @@ def test_fortran_order_is_the_same_picture() -> None:
         (claim("(1, 1, 3", b"abc"), "not an array in NumPy's"),
         (npy(np.array([{}], dtype=object)), "the array is of object"),
         (npy(np.zeros((MAX_PICTURES + 1, 3, 1, 1), np.uint8)), "holds 257 pictures"),
+        (npy(np.zeros((8_000_000, 3, 1, 1), np.uint8)), "holds 8000000 pictures"),
     ],
 )
 def test_what_is_no_array_of_pictures_is_refused(data: bytes, sentence: str) -> None:
