@@ -92,9 +92,9 @@ def load_model(name: str, path: Path, settings: ServerSettings) -> Model:
     started = time.perf_counter()
     with ExitStack() as resources:
         bundle = resources.enter_context(opened(path))
-        engine = open_engine(settings.engine, bundle, settings.threads, settings.max_batch_size)
+        engine = open_engine(settings.engine, bundle, settings.threads, settings.batch_size)
         difference = golden.check(bundle, engine)
-        _warm_up(bundle, engine, settings.max_batch_size)
+        _warm_up(bundle, engine, settings.batch_size)
         maps = ActivationMaps(bundle, settings.threads or num_cpus())
         model = Model(name, path, bundle, engine, maps, resources.pop_all())
     release_memory()  # the file that the weights were read from

@@ -83,18 +83,18 @@ class Service:
         self.settings = settings
         self.models = models
         self.metrics = Metrics()
-        self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
+        self._batcher = Batcher(settings.batch_size, self.metrics.batch_pictures.observe)
         fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
         self._labeller = Labeller(
             self._batcher,
             num_cpus(),
-            settings.max_batch_size,
+            settings.batch_size,
             fetcher,
             _choose_preprocess(settings.decode),
             self.metrics.undecodable.inc,
         )
         self._idleness = Idleness(lambda: self.admission.num_open == 0, self._labeller.run_aside)
-        self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes, self._idleness.begin)
+        self.admission = Admission(settings.queue_size, settings.max_queue_bytes, self._idleness.begin)
         self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
         self.metrics.watch("kennel_requests_under_way", "Admitted", lambda: self.admission.num_requests)
         self.metrics.watch("kennel_bytes_under_way", "Of their bodies", lambda: self.admission.num_bytes)

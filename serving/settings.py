@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from serving.flags import Layer, nearest, parse_arguments, resolve, setting
 from serving.headers import PixelRange
 from serving.logs import LogFormat
-from serving.machine import memory_bytes
+from serving.machine import MAX_BATCH_SIZE, memory_bytes, num_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,19 @@ class ServerSettings(BaseModel):
         unit="s",
         help="time in which a request must have its answer, above which it is 503; SageMaker waits 60",
     )
-    max_batch_size: int = setting(8, ge=1, unit="images", help="images that run through the model at once, at most")
-    max_queue_size: int = setting(64, ge=1, unit="requests", help="requests under way, above which the answer is 503")
+    max_batch_size: int | None = setting(
+        None,
+        ge=1,
+        unit="images",
+        help="images that run through the model at once, at most; default: four for each CPU, from 8 to 32, "
+        "and 32 with torch",
+    )
+    max_queue_size: int | None = setting(
+        None,
+        ge=1,
+        unit="requests",
+        help="requests under way, above which the answer is 503; default: eight full batches",
+    )
     max_queue_mb: int | None = setting(
         None,
         ge=1,
@@ -109,8 +120,19 @@ class ServerSettings(BaseModel):
     def execution_parameters(self) -> dict[str, int | str]:
         """What a batch transform is asked to send at once; SageMaker takes at most 100 MB together."""
         payload_mb = min(self.max_payload_mb or MAX_PAYLOAD_MB, MAX_TRANSFORM_MB)
-        at_once = max(1, min(self.max_queue_size, MAX_TRANSFORM_MB // payload_mb))
+        at_once = max(1, min(self.queue_size, MAX_TRANSFORM_MB // payload_mb))
         return {"MaxConcurrentTransforms": at_once, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": payload_mb}
+
+    @property
+    def batch_size(self) -> int:
+        """Images that run through the model at once, at most."""
+        by_machine = MAX_BATCH_SIZE if self.engine == "torch" else max(8, min(4 * num_cpus(), MAX_BATCH_SIZE))
+        return self.max_batch_size or by_machine
+
+    @property
+    def queue_size(self) -> int:
+        """Requests under way, at most."""
+        return self.max_queue_size or 8 * self.batch_size
 
     @property
     def max_queue_bytes(self) -> int:

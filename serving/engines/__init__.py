@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from serving.bundle import Bundle, InputSpec
 from serving.errors import ConfigError, EngineError
-from serving.machine import num_cpus
+from serving.machine import MAX_BATCH_SIZE, num_cpus
 from serving.preprocess import Pixels
 
 Logits = NDArray[np.float32]
@@ -16,8 +16,6 @@ Logits = NDArray[np.float32]
 
 TOLERANCE: Final = 1e-3
 """Of engines in float32, see `Engine.tolerance`: instruction sets differ by 1e-5, wrong models by 1."""
-MAX_BATCH_SIZE: Final = 32
-"""Of callers that do not say."""
 REMEDY: Final = "run smaller batches or fewer models at once, or give the server more"
 """What to do when memory runs out."""
 

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from serving.bundle import WEIGHTS, Bundle
-from serving.engines import MAX_BATCH_SIZE, REMEDY, TOLERANCE, Logits, check_pixels
+from serving.engines import REMEDY, TOLERANCE, Logits, check_pixels
 from serving.engines.torch_batches import Batches, batch_sizes
 from serving.engines.torch_cuda import CudaRunner
 from serving.engines.torch_network import Network
 from serving.errors import BundleError, EngineError, OutOfMemory
+from serving.machine import MAX_BATCH_SIZE
 from serving.preprocess import Pixels
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serving import bundle as bundles
@@ -190,3 +191,17 @@ def test_a_stop_answers_what_the_kernel_had_received_and_the_server_not_yet_read
 def test_a_stop_while_the_model_loads_exits_0(bundle: Bundle, tmp_path: Path) -> None:
     with serving(bundle.folder, tmp_path / "log") as server:
         assert server.stop() == 0
+
+
+def test_a_hangup_before_anybody_can_reload_is_made_up_for(bundle: Bundle, tmp_path: Path) -> None:
+    with serving(bundle.folder, tmp_path / "log") as server:
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: server.log.count("model ready") == 2, "the bundle to be opened twice")
+        assert server.post(images.jpeg()).status_code == 200
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_ping_is_answered_however_a_load_balancer_asks(server: Server, method: str) -> None:
+    response = httpx.request(method, f"{server.url}/ping", timeout=20)
+    assert (response.status_code, response.content) == (200, b"")

@@ -190,3 +190,19 @@ async def test_a_caller_that_hangs_up_is_counted(app: FastAPI) -> None:
 
         await app(scope, receive, send)
         assert (await samples(client))["kennel_refusals_total{error=caller_gone}"] == 1
+
+
+async def test_only_pictures_count_as_decode_failures(client: httpx.AsyncClient) -> None:
+    """What drifts with a camera is counted apart from clients that send other things."""
+    await invoke(client, b"")
+    await client.post("/invocations", json={"picture": 1})
+    await client.post("/invocations", json={"images": []})
+    await client.post("/invocations", json={"images": ["bm8gcGljdHVyZQ=="]})
+    assert (await samples(client))["kennel_decode_failures_total"] == 2
+
+
+def test_a_line_of_log_is_one_line_that_moves_no_cursor() -> None:
+    record = logging.makeLogRecord({"msg": "404 %s", "args": ("/x\x1b[31m\r\nINFO\u2028forged",)})
+    line = logs.TextFormatter(logs.TEXT).format(record)
+    assert line.isprintable()
+    assert line.endswith("404 /x [31m  INFO forged")

@@ -76,3 +76,22 @@ def test_an_empty_variable_is_an_unset_one() -> None:
 def test_settings_cannot_be_changed_later() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ServerSettings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("cpus", "flags", "batch", "queue"),
+    [
+        (1, [], 8, 64),
+        (4, [], 16, 128),
+        (96, [], 32, 256),
+        (2, ["--engine", "torch"], 32, 256),
+        (96, ["--max-batch-size", "3"], 3, 24),
+        (2, ["--max-queue-size", "5"], 8, 5),
+    ],
+)
+def test_batch_and_queue_are_derived_from_the_machine_unless_said(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, flags: list[str], batch: int, queue: int
+) -> None:
+    monkeypatch.setattr("serving.settings.num_cpus", lambda: cpus)
+    settings = read(flags, {})
+    assert (settings.batch_size, settings.queue_size) == (batch, queue)
