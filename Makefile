@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-demo: .venv/installed  ## Train on handwritten digits, serve the bundle, ask it: no Docker, no cloud, 3 minutes
+demo: .venv/installed  ## Train on handwritten digits, serve the bundle, ask it: no Docker, no cloud, 1 minute
 	@$(PYTHON) -m components.demo
 
 setup: .venv/installed  ## Install the development environment into .venv, from hashed locks

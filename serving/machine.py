@@ -14,7 +14,7 @@ CGROUP: Final = Path("/sys/fs/cgroup")
 MEMORY_LIMITS: Final = ("memory.max", "memory/memory.limit_in_bytes")
 """Of control groups v2 and v1."""
 MAX_BATCH_SIZE: Final = 32
-"""Images at once, unless more are asked for: beyond, they take memory and time from others, and gain next to nothing."""
+"""Images at once, unless more are asked for: beyond, they take memory and time of others and gain next to nothing."""
 MEMORY_SHARE: Final = 0.9
 """Of the container's memory that models may fill; the rest is for pictures."""
 MEMORY_FACTOR: Final = 3

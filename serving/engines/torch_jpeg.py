@@ -33,6 +33,10 @@ class JpegDecoder:
     """
 
     def __init__(self, device: Literal["cpu", "cuda"] = "cuda") -> None:
+        if device == "cuda" and not torch.cuda.is_available():  # asking would print pages of CUDA's own
+            raise ConfigError(
+                "JPEGs are decoded by nvJPEG on a GPU alone, and torch finds none: leave --decode as it is"
+            )
         self._device = torch.device(device)
         probe = io.BytesIO()
         Image.new("RGB", (16, 16)).save(probe, "JPEG")

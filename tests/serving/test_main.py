@@ -72,6 +72,14 @@ def test_a_wrong_variable_is_one_sentence_and_exit_code_1() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_decoding_on_a_gpu_that_is_not_there_is_one_sentence_and_exit_code_1(bundle: Bundle) -> None:
+    flags = ("--model", str(bundle.folder), "--host", "127.0.0.1", "--port", "0", "--decode", "nvjpeg")
+    done = kennel("serve", *flags, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("python -m serving: JPEGs are decoded by nvJPEG on a GPU alone")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
 def test_help_comes_without_loading_anything_slow(arguments: list[str]) -> None:
     done = python("-c", BLOCK.format(blocked=[], arguments=arguments))
