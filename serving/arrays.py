@@ -4,6 +4,8 @@ Source of the format: NumPy's NEP 1; `numpy.lib.format` reads its header and not
 """
 
 import io
+import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
-from serving.headers import PIXEL_RANGES, PixelRange
+from serving.headers import PIXEL_RANGES, PixelRange, shortened
 from serving.preprocess import Pixels, check_size, resize_and_crop
 
 DTYPES: Final = ("uint8", "float32", "float64")
@@ -21,6 +23,8 @@ CHANNELS: Final = 3
 HEADERS: Final[dict[Any, Any]] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 """By version of the format; they read a literal, and evaluate nothing."""
 MAX_HEADER_BYTES: Final = 4096
+NUM_SIDES_TOLD: Final = 8
+"""Of a shape, in messages."""
 SLACK: Final = 1 / 255
 """So far outside of 0..1 rounding may take a float; further off, it is something else."""
 
@@ -35,12 +39,14 @@ def read_npy(data: bytes) -> list[NDArray[np.generic]]:
     try:
         version = npy.read_magic(stream)  # type: ignore[no-untyped-call]  # numpy's
         shape, is_fortran, dtype = HEADERS[version](stream, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, KeyError, EOFError) as error:
+        name = dtype.newbyteorder("=").name
+    except Exception as error:  # the header goes to Python's own parser, which raises several kinds
         raise InvalidInput(f"the body is not an array in NumPy's .npy format: {error}") from error
-    if dtype.newbyteorder("=").name not in DTYPES:
+    if name not in DTYPES:
         raise InvalidInput(f"the array is of {dtype}, expected {' or '.join(DTYPES)}")
+    check_shape(shape)
     content = memoryview(data)[stream.tell() :]
-    num_bytes = int(np.prod([int(side) for side in shape], dtype=object)) * dtype.itemsize
+    num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes != len(content):
         raise InvalidInput(f"the array of {dtype} {shape} has {num_bytes} bytes, and {len(content)} came")
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
@@ -64,9 +70,10 @@ def to_pixels(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRan
 
 
 def _to_8_bits(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRange) -> Pixels:
-    values = array.astype(np.float32)
-    if pixel_range == "normalized":
-        values = values * np.array(spec.std, np.float32) + np.array(spec.mean, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        values = array.astype(np.float32)
+        if pixel_range == "normalized":
+            values = values * np.array(spec.std, np.float32) + np.array(spec.mean, np.float32)
     if not np.isfinite(values).all():
         raise InvalidInput("the array has values that are not finite")
     low, high = float(values.min()), float(values.max())
@@ -80,16 +87,26 @@ def _to_8_bits(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRa
     return pixels
 
 
+def check_shape(shape: Sequence[int]) -> None:
+    """Whether so many sides can be those of pictures; before numpy is asked to make an array of that shape.
+
+    Raises:
+        InvalidInput: There are more or fewer, or one is not at least 1.
+    """
+    if len(shape) not in {3, 4} or min(shape) < 1:
+        said = str(tuple(shape)) if len(shape) <= NUM_SIDES_TOLD else f"of {len(shape)} sides"
+        raise InvalidInput(
+            f"the array has the shape {said:.80}, expected (3, height, width), (height, width, 3) or a batch of such"
+        )
+
+
 def split(array: NDArray[np.generic]) -> list[NDArray[np.generic]]:
     """Pictures (H, W, 3) of an array (3, H, W), (H, W, 3) or a batch of such; no copies are made.
 
     Raises:
         InvalidInput: It has another shape.
     """
-    if array.ndim not in {3, 4} or array.size == 0:
-        raise InvalidInput(
-            f"the array has the shape {array.shape}, expected (3, height, width), (height, width, 3) or a batch of such"
-        )
+    check_shape(array.shape)
     batch = array if array.ndim == 4 else array[np.newaxis]
     if batch.shape[1] == CHANNELS:  # as torch has it; (3, h, 3) is taken for this as well
         return list(np.moveaxis(batch, 1, 3))
