@@ -15,7 +15,7 @@ from PIL import Image
 
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
-from serving.headers import PIXEL_RANGES, PixelRange, shortened
+from serving.headers import PIXEL_RANGES, PixelRange
 from serving.preprocess import Pixels, check_size, resize_and_crop
 
 DTYPES: Final = ("uint8", "float32", "float64")

@@ -5,6 +5,7 @@ the bytes of all tensors follow the JSON in order, and each element of a BYTES t
 """
 
 import json
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.arrays import split
+from serving.arrays import check_shape, split
 from serving.errors import InvalidInput
 from serving.headers import shortened
 from serving.preprocess import preprocess
@@ -40,6 +41,8 @@ OUTPUTS: Final[Mapping[str, str]] = {"label": "BYTES", "probabilities": "FP32", 
 DEFAULT_OUTPUTS: Final = ("label", "probabilities")
 LENGTH: Final = struct.Struct("<I")
 """Before each element of a BYTES tensor."""
+MAX_SIDES: Final = 8
+MAX_SIDE: Final = 2**31 - 1
 
 
 @dataclass
@@ -92,7 +95,8 @@ class Inference:
         named = {"model_name": model_name, "model_version": model_version}
         if self.request_id is not None:
             named["id"] = self.request_id
-        head = json.dumps(named | {"outputs": tensors}, ensure_ascii=False).encode()
+        # In ASCII: half a surrogate pair is a valid JSON text, so a valid id, and has no UTF-8.
+        head = json.dumps(named | {"outputs": tensors}).encode()
         if not blobs:
             return head, {"Content-Type": "application/json"}
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
@@ -103,12 +107,14 @@ def _read_outputs(asked: Any, parameters: Mapping[str, Any]) -> list[tuple[str, 
     if not isinstance(asked, list):
         raise InvalidInput(f"outputs is {kind_of(asked)}, expected a list")
     by_default = parameters.get("binary_data_output") is True
-    found = []
+    found: list[tuple[str, bool]] = []
     for place, entry in enumerate(asked):
         output = _object(entry, f"outputs[{place}]")
         name = _text(output.get("name"), f"outputs[{place}].name")
         if name not in OUTPUTS:
             raise InvalidInput(f"outputs[{place}] is {shortened(name)}, expected {', '.join(OUTPUTS)}")
+        if name in (already for already, _ in found):  # or the answer would be as long as the caller likes
+            raise InvalidInput(f"outputs asks for {name} twice")
         own = _object(output.get("parameters", {}), f"outputs[{place}].parameters")
         found.append((name, own.get("binary_data", by_default) is True))
     return found or [(name, by_default) for name in DEFAULT_OUTPUTS]
@@ -120,16 +126,20 @@ def _read_tensor(tensor: Mapping[str, Any], rest: memoryview, said: Body) -> Seq
     if size is not None and size != len(rest):
         raise InvalidInput(f"binary_data_size is {size!r:.40}, and {len(rest)} bytes follow the JSON")
     shape = tensor.get("shape")
-    if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+    if not isinstance(shape, list) or not all(type(side) is int and 0 <= side <= MAX_SIDE for side in shape):
         raise InvalidInput(f"the tensor's shape is {kind_of(shape)}, expected a list of whole numbers")
-    count = int(np.prod(shape, dtype=object))
+    if len(shape) > MAX_SIDES:  # their product would be a number of as many digits
+        raise InvalidInput(f"the tensor's shape has {len(shape)} sides, expected at most {MAX_SIDES}")
+    count = math.prod(shape)
     if datatype == PICTURE:
+        check_count(count)
         return _read_pictures(tensor.get("data") if size is None else _elements(rest), count)
     if datatype not in DTYPES:
         raise InvalidInput(f"the tensor is of {shortened(datatype)}, expected {PICTURE}, {', '.join(DTYPES)}")
     array = _read_numbers(rest, datatype) if size is not None else _read_list(tensor.get("data"), datatype)
     if array.size != count:
         raise InvalidInput(f"the tensor's shape {shape} has {count} values, and {array.size} came")
+    check_shape(shape)
     pixel_range = find_pixel_range(said)
     return [partial(from_array, picture, pixel_range) for picture in split(array.reshape(shape))]
 
@@ -166,15 +176,21 @@ def _read_numbers(rest: memoryview, datatype: str) -> NDArray[Any]:
 
 
 def _read_list(data: Any, datatype: str) -> NDArray[Any]:
-    try:
-        array = np.array(data)
-    except ValueError as error:
-        raise InvalidInput(f"the tensor's data is no even list: {error}") from error
-    if array.dtype.kind not in "iuf":
+    # As objects: left to itself, numpy makes each element as long as the longest text among them.
+    values = np.array(data, dtype=object)
+    kinds = set(map(type, values.flat))
+    if list in kinds:
+        raise InvalidInput("the tensor's data is no even list")
+    if not kinds <= {int, float}:
         raise InvalidInput(f"the tensor's data is {kind_of(data)} with other than numbers in it")
-    if datatype == "UINT8" and (array.dtype.kind == "f" or array.min(initial=0) < 0 or array.max(initial=0) > 255):
+    try:
+        array = values.astype(np.float64)
+    except OverflowError as error:
+        raise InvalidInput(f"the tensor's data has numbers that no {datatype} can be") from error
+    if datatype == "UINT8" and (float in kinds or array.min(initial=0) < 0 or array.max(initial=0) > 255):
         raise InvalidInput("the tensor is of UINT8, and its data has other than whole numbers from 0 to 255")
-    return array.astype(DTYPES[datatype])
+    with np.errstate(over="ignore"):  # infinities are refused with the pixels
+        return array.astype(DTYPES[datatype])
 
 
 def _to_bytes(values: NDArray[Any]) -> bytes:

@@ -184,6 +184,12 @@ async def test_v2_takes_pixels_of_every_kind_and_layout(
     np.testing.assert_array_equal(np.array([output["data"]], np.float32), expected)
 
 
+async def test_v2_hands_back_an_id_that_is_text_in_json_and_in_no_encoding(client: httpx.AsyncClient) -> None:
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(images.jpeg()).decode()]}
+    response = await client.post(INFER, content=json.dumps({"id": "\ud800", "inputs": [tensor]}))
+    assert (response.status_code, response.json()["id"]) == (200, "\ud800")
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -204,6 +210,16 @@ async def test_v2_takes_pixels_of_every_kind_and_layout(
         ({"datatype": "UINT8", "shape": [1, 3, 2, 2], "data": [0.5] * 12}, "whole numbers from 0 to 255"),
         ({"datatype": "FP32", "shape": [1, 3, 2, 2], "data": [[0], [0, 1]]}, "no even list"),
         ({"datatype": "FP32", "shape": [2], "data": ["a", "b"]}, "other than numbers"),
+        ({"datatype": "FP32", "shape": [1001], "data": ["a" * 1_000_000, *[0] * 1000]}, "other than numbers"),
+        ({"datatype": "FP32", "shape": [2], "data": [True, None]}, "other than numbers"),
+        ({"datatype": "FP64", "shape": [1], "data": [10**400]}, "numbers that no FP64 can be"),
+        ({"datatype": "FP32", "shape": [1, 3, 2, 2], "data": [1e300] * 12}, "not finite"),
+        ({"datatype": "FP32", "shape": [0, 3, 2**31 - 1, 2**31 - 1], "data": []}, "has the shape"),
+        ({"datatype": "FP32", "shape": [1] * 8, "data": [0]}, "has the shape"),
+        ({"datatype": "FP32", "shape": [1] * 100, "data": [0]}, "has 100 sides, expected at most 8"),
+        ({"datatype": "FP32", "shape": [10**4000] * 8, "data": [0]}, "expected a list of whole numbers"),
+        ({"shape": [1] * 100_000, "data": ["x"]}, "has 100000 sides"),
+        ({"shape": [257], "data": ["x"] * 257}, "holds 257 pictures"),
         ({"datatype": "FP32", "shape": [1, 5, 2, 2], "data": [0] * 20}, "3 colour channels"),
         ({"datatype": "FP32", "shape": [1, 3, 2, 2], "data": [9] * 12}, "reach from 9 to 9"),
     ],
@@ -223,6 +239,7 @@ async def test_v2_refuses_what_is_no_tensor_of_pictures(
         (b'{"inputs": []}', {}, "expected a list of one tensor"),
         (b'{"inputs": [{}], "id": 3}', {}, "id is a number"),
         (b'{"inputs": [{}], "outputs": [{"name": "boxes"}]}', {}, "'boxes', expected label, probabilities, logits"),
+        (b'{"inputs": [{}], "outputs": [{"name": "label"}, {"name": "label"}]}', {}, "asks for label twice"),
         (b"{}", {LENGTH: "3"}, "said to have 3 bytes, and 2 came"),
         (b"{}", {LENGTH: "-1"}, "expected a number of bytes"),
         (
