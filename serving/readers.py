@@ -30,6 +30,12 @@ CURLS_DEFAULT: Final = "application/x-www-form-urlencoded"
 MAX_PICTURES: Final = 256
 """In one body: what 25 MB of thumbnails are, and what a batch transform's record may be."""
 
+JSON_LIMITS: Final = (("lists and objects", b"[{", 10**6), ("fields", b":", 10**5), ("values", b",", 4 * 10**6))
+"""What a JSON text is made of, the bytes that tell it, and how many there may be: an array of a megapixel fits in every
+shape. While pieces are made nobody else is served, and there is room for millions of them in 25 MB."""
+MAX_PARTS: Final = 1024
+"""Of a form, files or not."""
+
 Decode = Callable[[InputSpec, Decoding], Pixels]
 """Pixels (H, W, 3) of one picture; raises InvalidInput."""
 
@@ -132,6 +138,7 @@ class _Files:
     def __init__(self) -> None:
         self.contents: list[bytes] = []
         self.is_whole = False
+        self._num_parts = 0
         self._field = self._value = b""
         self._is_file = False
         self._chunks: list[bytes] = []
@@ -141,6 +148,9 @@ class _Files:
         return {name: getattr(self, name) for name in dir(self) if name.startswith("on_")}
 
     def on_part_begin(self) -> None:
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS:
+            raise InvalidInput(f"the form has more than the {MAX_PARTS} parts that are read")
         self._is_file, self._chunks = False, []
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -232,8 +242,12 @@ def parse_json(data: bytes, where: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        InvalidInput: It is none; the message calls it `where`.
+        InvalidInput: It is none, or of too many pieces; the message calls it `where`.
     """
+    for pieces, marks, limit in JSON_LIMITS:
+        count = sum(data.count(mark) for mark in marks)
+        if count > limit:
+            raise InvalidInput(f"{where} is JSON of {count} {pieces}, expected at most {limit}")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8

@@ -101,6 +101,9 @@ def test_json_holds_pictures_in_base64(content: Any, is_single: bool) -> None:
         (b"{", "the body is not JSON"),
         (b"\xff", "the body is not JSON"),
         (b"[" * 100_000, "the body is not JSON"),
+        (b"[" + b"[]," * 10**6 + b"[]]", "JSON of 1000002 lists and objects, expected at most"),
+        (b'{"a":[{"b":0}' + b',{"c":1}' * 10**5 + b"]}", "JSON of 100002 fields, expected at most"),
+        (b"[" + b"0," * 4_000_001 + b"0]", "JSON of 4000001 values, expected at most"),
         (b"[]", "the JSON is a list, expected"),
         (b"3", "the JSON is a number"),
         (b"{}", "the JSON is an object"),
@@ -159,6 +162,11 @@ def test_a_form_holds_files_and_its_other_fields_are_of_no_matter() -> None:
 def test_a_broken_form_is_refused(content_type: str, data: bytes, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         read(content_type, data)
+
+
+def test_a_form_of_very_many_parts_is_refused_before_all_of_them_are_read() -> None:
+    with pytest.raises(InvalidInput, match="more than the 1024 parts"):
+        read("multipart/form-data; boundary=XX", form(*[b"x"] * 1024))
 
 
 def test_too_many_pictures_are_refused() -> None:
