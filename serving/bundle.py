@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -44,6 +44,15 @@ ARCHIVE: Final = "model.tar.gz"
 MAX_MANIFEST_BYTES: Final = 16 * 2**20
 MAX_UNPACKED_BYTES: Final = 16 * 2**30  # far above any torchvision model; an archive claiming more is a bomb
 MAX_ARCHIVE_MEMBERS: Final = 1000
+MAX_DESCRIPTION_BYTES: Final = 2**20
+DESCRIPTIONS: Final = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+"""Members of an archive that say something of the next one; `tarfile` reads them into memory whole."""
 
 Channel3 = tuple[float, float, float]
 
@@ -221,6 +230,10 @@ def opened(path: Path) -> Iterator[Bundle]:
     if path.is_dir():
         yield read(path)
         return
+    if not path.is_file():  # a pipe would be waited for, and every other model behind it
+        raise BundleError(
+            f"{str(path)!r} is neither a folder nor a file: give the folder that train wrote, or {ARCHIVE}"
+        )
     try:
         temporary = tempfile.TemporaryDirectory(prefix="kennel-bundle-")
     except OSError as error:
@@ -243,7 +256,7 @@ def unpack(archive: Path, into: Path) -> None:
         BundleError: Not such an archive; links, folders' files, devices, or more than `MAX_UNPACKED_BYTES` are refused.
     """
     try:
-        with tarfile.open(archive, "r:*") as tar:
+        with tarfile.open(archive, "r:*", tarinfo=_Member) as tar:
             _extract(tar, into)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise BundleError(f"{str(archive)!r} is not a readable tar archive: {error}") from error
@@ -296,6 +309,24 @@ def _check_file(path: Path, record: FileRecord) -> None:
     found = describe_file(path).sha256
     if found != record.sha256:
         raise BundleError(f"{where} has sha256 {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: it was changed")
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose long name, or other attributes, are not read into memory when they claim gigabytes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The member of a header.
+
+        Raises:
+            BundleError: It describes another member, and at more than `MAX_DESCRIPTION_BYTES`.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in DESCRIPTIONS and member.size > MAX_DESCRIPTION_BYTES:
+            raise BundleError(
+                f"the archive describes a member in {member.size} bytes, expected at most {MAX_DESCRIPTION_BYTES}"
+            )
+        return member
 
 
 def _extract(tar: tarfile.TarFile, into: Path) -> None:

@@ -1,5 +1,6 @@
 """The artifact: what is read, what is refused and in which words."""
 
+import gzip
 import io
 import json
 import os
@@ -100,6 +101,34 @@ def test_an_archive_that_claims_more_than_any_model_has_is_refused_before_it_fil
     member.size = bundles.MAX_UNPACKED_BYTES + 1
     archive.write_bytes(member.tobuf())
     assert "unpacks to over" in refused(archive)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_an_archive_that_describes_a_member_in_gigabytes_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, kind: bytes
+) -> None:
+    archive = tmp_path / "model.tar.gz"
+    member = _member("description", kind)
+    member.size = 2**30
+    with gzip.open(archive, "wb") as file:
+        file.write(member.tobuf())
+        file.write(bytes(2**24))
+    assert "describes a member in 1073741824 bytes" in refused(archive)
+
+
+def test_long_names_are_read_as_tar_writes_them(bundle: Bundle, tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz", format=tarfile.GNU_FORMAT) as tar:
+        for file in bundle.folder.iterdir():
+            tar.add(file, arcname=file.name)
+        tar.addfile(_member("n" * 200))
+    with bundles.opened(archive) as opened:
+        assert opened.manifest == bundle.manifest
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a folder nor a file" in refused(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all", b"\x1f\x8b\x08broken"])
