@@ -27,6 +27,9 @@ format: .venv/installed  ## Format the code and mend what can be mended
 test: .venv/installed  ## Run the tests, with Docker where it answers (SLOW=1: slow ones too; REQUIRE_DOCKER=1: all, or fail)
 	@$(PYTHON) -m pytest
 
+soak: .venv/installed  ## Do to the server all that it must survive, in full: two hours (MINUTES=60 at steady load; ARGS="-k stop")
+	@KENNEL_SOAK=1 KENNEL_SOAK_MINUTES=$(or $(MINUTES),60) $(PYTHON) -m pytest tests/serving/faults --timeout 1800 $(ARGS)
+
 bench-train: .venv/installed  ## Measure a training against the script that people copy: 30 minutes (ARGS="--pictures 400")
 	@$(PYTHON) -m tests.bench.train $(ARGS)
 
@@ -61,4 +64,4 @@ clean:  ## Remove the demo's results and the caches; .venv and the images stay
 	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache
 	find components serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo setup lock lint format test bench-train bench-gpu bench-decode bench-serve-gpu data weights build push up down clean
+.PHONY: help demo setup lock lint format test soak bench-train bench-gpu bench-decode bench-serve-gpu data weights build push up down clean

@@ -9,6 +9,7 @@ import pytest
 from tests.support import chromium, engine
 from tests.support.chromium import Browser, Tab
 from tests.support.figures import RecordFigure
+from tests.support.soak import SOAK, Scale
 
 # Before torch is loaded, as components/environment.py does for a stage: spinning threads starve whatever runs beside.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,7 +25,10 @@ FIGURES: Final = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out slow tests, and those for which Docker or a GPU is missing; REQUIRE_DOCKER=1: only those for a GPU."""
+    """Leave out slow tests, and those for which Docker or a GPU is missing; REQUIRE_DOCKER=1: only those for a GPU.
+
+    Those marked `soak` take an hour: `make soak` alone runs them.
+    """
     with_docker = [item for item in items if "docker" in item.keywords]
     for item in with_docker:
         if not item.get_closest_marker("timeout"):
@@ -37,7 +41,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     on_a_gpu = [item for item in items if "gpu" in item.keywords]
     if on_a_gpu and not _has_gpu():
         _leave_out(config, items, on_a_gpu, "tests that need a GPU, since torch finds none")
-    if not (REQUIRE or SLOW or config.getoption("markexpr") or config.getoption("keyword")):
+    if not SOAK:
+        _leave_out(config, items, [item for item in items if "soak" in item.keywords], "of an hour (make soak)")
+    if not (REQUIRE or SLOW or SOAK or config.getoption("markexpr") or config.getoption("keyword")):
         slow = [item for item in items if "slow" in item.keywords]
         _leave_out(config, items, slow, "slow tests (SLOW=1 runs them)")
 
@@ -86,6 +92,12 @@ def _num_skipped(config: pytest.Config) -> int:
 def record_figure(request: pytest.FixtureRequest) -> RecordFigure:
     """Takes a line to print when the run ends: sizes and times are results as well."""
     return request.config.stash.setdefault(FIGURES, []).append
+
+
+@pytest.fixture(scope="session")
+def scale() -> Scale:
+    """How much is done where the count is the point."""
+    return Scale(SOAK)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ TARGETS = {
     "clean",
     "data",
     "weights",
+    "soak",
     "bench-train",
     "bench-gpu",
     "bench-decode",
