@@ -1,6 +1,7 @@
 """Bytes of a picture to the pixels that a network sees. The only implementation: training's evaluation calls it too."""
 
 import io
+from collections.abc import Callable
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -22,6 +23,9 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS: Final = 64_000_000  # the largest phone cameras make 50 million; decoded, this is 192 MB
 MAX_ASPECT_RATIO: Final = 100  # a strip 1 px high would be blown up to gigapixels before the crop
 BACKGROUND: Final = (255, 255, 255)
+BAND_ROWS: Final = 256
+TO_8_BITS: Final = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
+"""Of each grey value of 16 bits."""
 REDUCED_SIDE: Final = 2
 """A reduced picture's shorter side, at least, in multiples of what it is resized to: 1 is a tenth faster and leaves the
 resizing too little to average (`make bench-decode` shows both)."""
@@ -130,12 +134,28 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or 32 bits of memory; convert() would clip at 255
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise InvalidInput("the picture has floating-point pixels of unknown range, expected 8 or 16 bits a channel")
+    if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or 32 bits of memory; convert() would clip at 255
+        return _by_bands(image, _scale_grey)
     if image.has_transparency_data:
-        background = Image.new("RGBA", image.size, BACKGROUND)
-        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+        return _by_bands(image, _lay_on_background)
     return image.convert("RGB")
+
+
+def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture as RGB, a few rows at a time: on the way the largest one would take more than a gigabyte."""
+    converted = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND_ROWS):
+        band = image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
+        converted.paste(convert(band), (0, top))
+    return converted
+
+
+def _scale_grey(image: Image.Image) -> Image.Image:
+    return Image.fromarray(TO_8_BITS[np.asarray(image).clip(0, 65535)]).convert("RGB")
+
+
+def _lay_on_background(image: Image.Image) -> Image.Image:
+    background = Image.new("RGBA", image.size, BACKGROUND)
+    return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
