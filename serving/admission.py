@@ -1,7 +1,7 @@
 """Who may come in: requests bounded by number and by bytes, before anything of them is read or decoded."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serving.errors import NotReady, QueueFull
@@ -13,11 +13,13 @@ class Admission:
     Args:
         max_requests: Slots.
         max_bytes: Of the bodies of all admitted requests together.
+        on_idle: Called when the last request under way is answered.
     """
 
-    def __init__(self, max_requests: int, max_bytes: int) -> None:
+    def __init__(self, max_requests: int, max_bytes: int, on_idle: Callable[[], None] = lambda: None) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
+        self._on_idle = on_idle
         self._is_closing = False
         self._drained = asyncio.Event()
         self.num_requests = 0
@@ -60,5 +62,9 @@ class Admission:
     def _release(self, num_bytes: int) -> None:
         self.num_requests -= 1
         self.num_bytes -= num_bytes
-        if self._is_closing and self.num_requests == 0:
+        if self.num_requests:
+            return
+        if self._is_closing:
             self._drained.set()
+        else:
+            self._on_idle()

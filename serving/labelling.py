@@ -94,6 +94,10 @@ class Labeller:
         maps = (await self._batcher.infer(model.maps, pixels)).logits
         return Mapped(index, maps[index])
 
+    def run_aside(self, do: Callable[[], None]) -> None:
+        """Have a decoder's thread do something else."""
+        self._decoders.submit(do)
+
     def close(self) -> None:
         """Let the threads go."""
         self._decoders.shutdown(wait=False)

@@ -15,6 +15,7 @@ from serving.bodies import declared_bytes, read_body, while_caller_waits
 from serving.engines import Logits
 from serving.errors import DeadlinePassed, InvalidInput
 from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k
+from serving.idleness import Idleness
 from serving.labelling import Labelled, Labeller, Mapped
 from serving.logs import request_id
 from serving.machine import num_cpus
@@ -80,10 +81,11 @@ class Service:
         self.settings = settings
         self.models = models
         self.metrics = Metrics()
-        self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes)
         self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
         fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
         self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size, fetcher, settings.decode)
+        self._idleness = Idleness(lambda: self.admission.num_requests == 0, self._labeller.run_aside)
+        self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes, self._idleness.begin)
         self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
         self.metrics.watch("kennel_requests_under_way", "Admitted", lambda: self.admission.num_requests)
         self.metrics.watch("kennel_bytes_under_way", "Of their bodies", lambda: self.admission.num_bytes)
@@ -124,6 +126,7 @@ class Service:
     async def close(self) -> None:
         """Admit nobody any more, and return when everybody admitted was answered and every model is closed."""
         await self.admission.close()
+        self._idleness.close()
         self._labeller.close()
         self._batcher.close()
         await asyncio.wrap_future(self.models.close())
