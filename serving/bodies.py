@@ -1,7 +1,7 @@
 """A request's body, from the socket to bytes: bounded in size and time, and dropped when its caller is gone."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Request
@@ -25,8 +25,12 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the request body has more than the {max_bytes} bytes that are accepted")
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(
+    request: Request, max_bytes: int, timeout_s: float, on_bytes: Callable[[int], None] = lambda _: None
+) -> bytes:
     """The body, refused as soon as too much of it arrived.
+
+    `on_bytes` is told how many came each time, and may refuse them.
 
     Raises:
         PayloadTooLarge: Over `max_bytes`.
@@ -41,6 +45,7 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
                 size_bytes += len(chunk)
                 if size_bytes > max_bytes:
                     raise _too_large(max_bytes)
+                on_bytes(len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
         raise InvalidInput(f"only {size_bytes} bytes of the request body arrived in {timeout_s:g} s") from error

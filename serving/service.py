@@ -84,7 +84,7 @@ class Service:
         self._batcher = Batcher(settings.max_batch_size, self.metrics.batch_pictures.observe)
         fetcher = Fetcher(settings.allowed_hosts, settings.max_payload_bytes, settings.url_timeout_s)
         self._labeller = Labeller(self._batcher, num_cpus(), settings.max_batch_size, fetcher, settings.decode)
-        self._idleness = Idleness(lambda: self.admission.num_requests == 0, self._labeller.run_aside)
+        self._idleness = Idleness(lambda: self.admission.num_open == 0, self._labeller.run_aside)
         self.admission = Admission(settings.max_queue_size, settings.max_queue_bytes, self._idleness.begin)
         self.metrics.watch("kennel_queue_pictures", "Waiting for the engine", lambda: self._batcher.num_waiting)
         self.metrics.watch("kennel_requests_under_way", "Admitted", lambda: self.admission.num_requests)
@@ -141,11 +141,12 @@ class Service:
         """
         settings = self.settings
         size_bytes = declared_bytes(request, settings.max_payload_bytes)
-        with self.models.use(name) as model, self.admission.slot(size_bytes):
-            data = await read_body(request, size_bytes, settings.body_timeout_s)
+        with self.models.use(name) as model, self.admission.incoming(size_bytes) as incoming:
+            data = await read_body(request, size_bytes, settings.body_timeout_s, incoming.add)
             try:
-                async with while_caller_waits(request), asyncio.timeout(settings.deadline_s):
-                    yield model, Body(data, parameters, attributes, settings.pixel_range)
+                with self.admission.slot():
+                    async with while_caller_waits(request), asyncio.timeout(settings.deadline_s):
+                        yield model, Body(data, parameters, attributes, settings.pixel_range)
             except TimeoutError as error:
                 late = f"there was no answer within {settings.deadline_s:g} s: send less, or later"
                 raise DeadlinePassed(late) from error
