@@ -90,11 +90,11 @@ class Connection:
             raise ConnectionError(f"the server closed the connection after {error.partial!r:.100}") from error
         return Answer(answer.status_code, answer.headers, body)
 
-    async def read(self) -> bytes:
-        """Whatever comes until the server closes the connection."""
+    async def receive(self, count: int) -> bytes:
+        """The first bytes of an answer, whatever they are."""
         assert self._reader
         async with asyncio.timeout(ANSWER_S):
-            return await self._reader.read()
+            return await self._reader.read(count)
 
     def cut(self) -> None:
         """Drop the connection as a lost network does: at once, and without goodbye to what is under way."""
