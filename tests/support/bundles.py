@@ -20,6 +20,7 @@ from tests.support import images
 
 LABELS = ("ant", "bee", "café", "dog", "eel", "fox", "gnu")
 SPEC = InputSpec(height=24, width=20, resize_size=28, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+HEAVY_CHANNELS = 384
 ARCHITECTURE = "squeezenet1_1"
 """Of the torch weights: the smallest of torchvision's that takes pictures of this size."""
 
@@ -29,17 +30,18 @@ def write_bundle(
     *,
     seed: int = 0,
     labels: tuple[str, ...] = LABELS,
+    depth: int = 0,
     with_torch: bool = False,
     with_int8: bool = False,
     with_maps: bool = False,
 ) -> Bundle:
-    """A bundle with a convolution, pooling and a linear layer as its ONNX model.
+    """A bundle with a convolution, pooling and a linear layer as its ONNX model, and `depth` heavy ones between.
 
     With torch it also has weights, of another network: each engine is compared with its own golden logits alone. With
     int8 it also has the same model in 8-bit integers; with maps it can tell where it looked.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(folder / bundle.ONNX_MODEL, seed, len(labels))
+    write_model(folder / bundle.ONNX_MODEL, seed, len(labels), depth)
     names = [bundle.ONNX_MODEL]
     if with_torch:
         _write_weights(folder / bundle.WEIGHTS, seed, len(labels))
@@ -67,12 +69,15 @@ def _open(name: str, draft: Bundle) -> Engine:
     return TorchEngine(draft, 1, device="cpu")
 
 
-def write_model(path: Path, seed: int, num_labels: int) -> None:
-    """uint8 (N, H, W, 3) in, float32 (N, K) out; normalisation inside, as in every bundle."""
+def write_model(path: Path, seed: int, num_labels: int, depth: int = 0) -> None:
+    """uint8 (N, H, W, 3) in, float32 (N, K) out; normalisation inside, as in every bundle.
+
+    Each of `depth` convolutions takes milliseconds of a core, so that a server has a capacity that can be exceeded.
+    """
     generator = np.random.default_rng(seed)
 
-    def weights(name: str, *shape: int) -> onnx.TensorProto:
-        return numpy_helper.from_array(generator.normal(0, 1, shape).astype(np.float32), name)
+    def weights(name: str, *shape: int, scale: float = 1.0) -> onnx.TensorProto:
+        return numpy_helper.from_array(generator.normal(0, scale, shape).astype(np.float32), name)
 
     def constant(name: str, values: tuple[float, ...]) -> onnx.TensorProto:
         return numpy_helper.from_array(np.array(values, np.float32) * 255, name)
@@ -84,7 +89,8 @@ def write_model(path: Path, seed: int, num_labels: int) -> None:
         helper.make_node("Transpose", ["normalised"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["planes", "kernel"], ["edges"], strides=[2, 2]),
         helper.make_node("Relu", ["edges"], ["features"]),
-        helper.make_node("GlobalAveragePool", ["features"], ["pooled"]),
+        *_heavy_nodes(depth),
+        helper.make_node("GlobalAveragePool", [f"heavy{depth}" if depth else "features"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
     ]
@@ -99,13 +105,27 @@ def write_model(path: Path, seed: int, num_labels: int) -> None:
             constant("mean", SPEC.mean),
             constant("std", SPEC.std),
             weights("kernel", 16, 3, 5, 5),
-            weights("weight", 16, num_labels),
+            weights("weight", HEAVY_CHANNELS if depth else 16, num_labels),
             weights("bias", num_labels),
+            *(
+                weights(f"heavy_kernel{number}", HEAVY_CHANNELS, inputs, 3, 3, scale=(2 / (9 * inputs)) ** 0.5)
+                for number, inputs in enumerate([16, *[HEAVY_CHANNELS] * depth][:depth], start=1)
+            ),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+
+
+def _heavy_nodes(depth: int) -> list[onnx.NodeProto]:
+    nodes = []
+    for number in range(1, depth + 1):
+        before = f"heavy{number - 1}" if number > 1 else "features"
+        inputs = [before, f"heavy_kernel{number}"]
+        nodes.append(helper.make_node("Conv", inputs, [f"sum{number}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"sum{number}"], [f"heavy{number}"]))
+    return nodes
 
 
 def pack(folder: Path, archive: Path) -> Path:
