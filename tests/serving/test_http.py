@@ -1,8 +1,6 @@
 """A real server process, over real connections: what a person with curl would see."""
 
 import http.client
-import json
-import re
 import signal
 import socket
 from pathlib import Path
@@ -10,10 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving import bundle as bundles
 from serving.bundle import Bundle
 from tests.support import images
-from tests.support.bundles import pack, reseal, write_model
+from tests.support.bundles import pack
 from tests.support.servers import Server, serving, wait_for
 
 
@@ -89,61 +86,6 @@ def test_a_model_archive_is_served_as_its_folder_is(server: Server, bundle: Bund
     with serving(archive, tmp_path / "log") as packed:
         packed.wait_until_ready()
         assert packed.post(images.jpeg()).json() == server.post(images.jpeg()).json()
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(halved(path.read_bytes()))
-
-
-def tamper(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def swap_two_labels(path: Path) -> None:
-    content = json.loads(path.read_text())
-    content["labels"] = [content["labels"][1], content["labels"][0], *content["labels"][2:]]
-    path.write_text(json.dumps(content))
-
-
-def swap_the_model_and_seal_again(path: Path) -> None:
-    write_model(path, seed=99, num_labels=7)
-    reseal(path.parent)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "name", "reason"),
-    [
-        (remove, bundles.ONNX_MODEL, "is missing"),
-        (truncate, bundles.ONNX_MODEL, r"has \d+ bytes, bundle.json says \d+"),
-        (tamper, bundles.GOLDEN, "it was changed"),
-        (remove, bundles.MANIFEST, "is not a bundle"),
-        (truncate, bundles.MANIFEST, "is not JSON"),
-        (swap_two_labels, bundles.MANIFEST, "does not fit its own sha256"),
-        (swap_the_model_and_seal_again, bundles.ONNX_MODEL, "do not belong together"),
-    ],
-)
-def test_a_spoilt_bundle_keeps_ping_at_503_for_good_and_the_log_says_which_file_and_why(
-    own_bundle: Path, tmp_path: Path, spoil: object, name: str, reason: str
-) -> None:
-    assert callable(spoil)
-    spoil(own_bundle / name)
-    with serving(own_bundle, tmp_path / "log") as server:
-        line = wait_for(lambda: re.search(r"ERROR .*", server.log), "an error in the log")[0]
-        assert re.search(reason, line)
-        assert str(own_bundle) in line or "golden" in line
-        assert name in line or "golden" in line
-        assert "Traceback" not in server.log
-        ping, answer = server.ping(), server.post(images.jpeg())
-        assert (ping.status_code, ping.json()["error"]) == (503, "not_ready")
-        assert (answer.status_code, answer.json()["error"]) == (503, "not_ready")
-        assert str(own_bundle) not in ping.text + answer.text
-        assert server.stop() == 0
 
 
 def send(server: Server, picture: bytes) -> socket.socket:
