@@ -25,6 +25,7 @@ TARGETS = {
     "weights",
     "bench-train",
     "bench-gpu",
+    "bench-serve",
 }
 
 

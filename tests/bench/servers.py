@@ -153,7 +153,7 @@ def running(server: Server, weights: Path, folder: Path, jpeg: bytes) -> Iterato
         _wait(server, port, jpeg, process, folder / "log")
         yield Running(server, port, process.pid, time.perf_counter() - started)
     finally:
-        _stop(process)
+        stop(process)
 
 
 def free_port() -> int:
@@ -186,7 +186,8 @@ def _wait(server: Server, port: int, jpeg: bytes, process: "subprocess.Popen[byt
     raise RuntimeError(f"{server.title} {ending}; its log ends:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End all processes of its session, those first that listen to reason."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         for number in processes(process.pid):
             with suppress(ProcessLookupError):
