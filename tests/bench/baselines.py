@@ -1,8 +1,10 @@
 """What bounds a server on this machine: the engine without HTTP, matrix multiplication, decoding."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,6 +24,7 @@ SIDE: Final = 2048
 CAMERA: Final = (3000, 2250)
 IMAGE: Final = "kennel-serving:cpu"
 BATCHES: Final = (1, 8)
+QUIET_S: Final = 2.0
 
 
 def measure(bundle: Bundle, pixels: Pixels, jpegs: list[bytes], seconds: float) -> dict[str, float]:
@@ -33,7 +36,8 @@ def measure(bundle: Bundle, pixels: Pixels, jpegs: list[bytes], seconds: float) 
         jpegs: The photographs that servers are asked about.
         seconds: For each.
     """
-    found = {"matmul_images_per_s": _matmul_gflops(seconds) / GFLOP_AN_IMAGE}
+    found = {"busy_cores": busy_cores(QUIET_S)}
+    found |= {"matmul_images_per_s": _matmul_gflops(seconds) / GFLOP_AN_IMAGE}
     for name in ("onnx", "onnx-int8"):
         engine = open_engine(name, bundle)
         for batch in BATCHES:
@@ -41,6 +45,20 @@ def measure(bundle: Bundle, pixels: Pixels, jpegs: list[bytes], seconds: float) 
     found["preprocess_ms"] = _preprocess_ms(jpegs, bundle.manifest.input, seconds)
     found["camera_preprocess_ms"] = _preprocess_ms([camera_jpeg()], bundle.manifest.input, seconds)
     return found
+
+
+def busy_cores(seconds: float) -> float:
+    """Cores that everybody together keeps busy: what is not ours while nothing of ours runs."""
+    before, started = _idle_s(), time.perf_counter()
+    time.sleep(seconds)
+    passed = time.perf_counter() - started
+    return max(0.0, (os.cpu_count() or 1) - (_idle_s() - before) / passed)
+
+
+def _idle_s() -> float:
+    """Of all cores since the machine started (proc(5), /proc/stat: idle and iowait)."""
+    idle, iowait = Path("/proc/stat").read_text().split()[4:6]
+    return (int(idle) + int(iowait)) / os.sysconf("SC_CLK_TCK")
 
 
 def camera_jpeg() -> bytes:

@@ -102,7 +102,7 @@ def judge(servers: Mapping[str, Server], bounds: Mapping[str, float], image_mb: 
 
     frameworks = [servers[name] for name in FRAMEWORKS if name in servers]
     best_rate = max((server.requests_per_s[8] for server in frameworks), default=None)
-    best_p50 = min((server.p50_ms[1] for server in frameworks if server.p50_ms[1] > 0), default=None)
+    best_p50 = min((server.p50_ms[1] for server in frameworks), default=None)
     bare = max(bounds["onnx_batch_1_images_per_s"], bounds["onnx_batch_8_images_per_s"])
     fp32 = _divide(rate("kennel"), best_rate)
     int8 = _divide(rate("kennel-int8"), best_rate)
@@ -154,7 +154,7 @@ def _median(values: Iterable[float]) -> float:
 
 
 def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else math.nan
+    return numerator / denominator if 0 < denominator < math.inf else math.nan
 
 
 def _divide(numerator: float | None, denominator: float | None) -> float | None:

@@ -6,7 +6,6 @@ burns a core, and stopped. What bounds them all (the bare engine, matrix multipl
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -163,7 +162,6 @@ def report(measured: dict[str, list[Round]], bounds: list[dict[str, float]], sec
     print("\n".join(figure.line() for figure in judged))
     return {
         "cores": num_cpus(),
-        "load_average_at_end": os.getloadavg(),
         "seconds": seconds,
         "rounds": {name: [asdict(one) for one in rounds] for name, rounds in measured.items()},
         "servers": {name: asdict(summary) for name, summary in summaries.items()},
@@ -182,7 +180,7 @@ def _bounds_line(found: dict[str, float]) -> str:
         f"({engine / matmul:.0%} of the {matmul:.1f} that matrix multiplication allows), with decoding "
         f"{with_decoding:.1f} (computed); int8 {found['onnx-int8_batch_1_images_per_s']:.1f} / "
         f"{found['onnx-int8_batch_8_images_per_s']:.1f}; decode and resize {found['preprocess_ms']:.1f} ms, "
-        f"of 3000x2250 px {found['camera_preprocess_ms']:.0f} ms"
+        f"of 3000x2250 px {found['camera_preprocess_ms']:.0f} ms; others kept {found['busy_cores']:.1f} cores busy"
     )
 
 

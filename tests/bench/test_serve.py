@@ -46,6 +46,13 @@ def test_answers_that_are_not_200_are_no_throughput() -> None:
     assert load.parse(WRK) == Load(12.0, p50_ms=720.938, p90_ms=1085.698, p99_ms=1085.958, refused=30, broken=2)
 
 
+def test_a_server_that_answered_nobody_was_not_fast() -> None:
+    nothing = (
+        '{"requests": 0, "duration_us": 3000000, "refused": 0, "broken": 0, "p50_us": 0, "p90_us": 0, "p99_us": 0}'
+    )
+    assert load.parse(nothing) == Load(0.0, math.inf, math.inf, math.inf, refused=0, broken=0)
+
+
 def test_wrk_without_a_result_is_an_error_that_shows_what_it_printed() -> None:
     with pytest.raises(ValueError, match="unable to connect"):
         load.parse("unable to connect to 127.0.0.1:1 Connection refused")
