@@ -83,7 +83,8 @@ class Running:
 
     server: Server
     port: int
-    session: int
+    root: int
+    """The process that was started."""
     start_s: float
     """From the start of its process to the first photograph answered."""
 
@@ -101,9 +102,9 @@ class Running:
     def memory(self) -> Memory:
         """What it holds now."""
         pss_kb = rss_kb = 0
-        for process in processes(self.session):
-            with suppress(OSError):  # it has just ended
-                lines = (Path("/proc") / str(process) / "smaps_rollup").read_text().splitlines()
+        for process in processes(self.root):
+            with suppress(OSError, ValueError):  # it has just ended
+                lines = (Path("/proc") / str(process.number) / "smaps_rollup").read_text().splitlines()
                 sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
                 pss_kb, rss_kb = pss_kb + int(sizes["Pss"]), rss_kb + int(sizes["Rss"])
         return Memory(pss_kb * 1024 / 1e6, rss_kb * 1024 / 1e6)
@@ -118,15 +119,32 @@ def best_label(answer: Any) -> str:
     return str(max(answer, key=answer.__getitem__))
 
 
-def processes(session: int) -> list[int]:
-    """Those that a server started, however deep and whoever is their parent now."""
-    found = []
+@dataclass(frozen=True)
+class Process:
+    """One process; its number alone may be another's later."""
+
+    number: int
+    started: int
+    """In ticks of the kernel's clock."""
+
+
+def processes(root: int) -> set[Process]:
+    """What the process `root` started: its session, whoever is their parent now, and all their descendants.
+
+    multi-model-server's starter ends before its server does; BentoML's workers have sessions of their own.
+    """
+    parents, found = {}, set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it has just ended
-                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(after_name[3]) == session and after_name[0] != "Z":
-                    found.append(int(entry.name))
+                state, parent, _, session, *rest = (entry / "stat").read_text().rpartition(")")[2].split()
+                process = Process(int(entry.name), int(rest[15]))
+                if state != "Z":
+                    parents[process] = int(parent)
+                    if int(session) == root:
+                        found.add(process)
+    while new := {process for process, parent in parents.items() if parent in {one.number for one in found}} - found:
+        found |= new
     return found
 
 
@@ -187,16 +205,29 @@ def _wait(server: Server, port: int, jpeg: bytes, process: "subprocess.Popen[byt
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End all processes of its session, those first that listen to reason."""
+    """End all that it started, those first that listen to reason."""
+    started = processes(process.pid)
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        for number in processes(process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(number, signal_number)
         deadline = time.monotonic() + STOP_S
-        while processes(process.pid) and time.monotonic() < deadline:
-            process.poll()
+        told: set[Process] = set()
+        while (alive := {one for one in started if is_alive(one)}) and time.monotonic() < deadline:
+            for one in alive - told:
+                with suppress(ProcessLookupError):
+                    os.kill(one.number, signal_number)
+            told |= alive
             time.sleep(POLL_S)
+            process.poll()
+            started |= processes(process.pid)  # multi-model-server starts anew what has ended
     process.wait()
+
+
+def is_alive(process: Process) -> bool:
+    """Whether it runs; what has ended and was not yet asked after does not."""
+    try:
+        state, *rest = (Path("/proc") / str(process.number) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return state != "Z" and int(rest[18]) == process.started
 
 
 def cache() -> Path:

@@ -3,8 +3,10 @@
 import math
 import os
 import re
+import signal
 import subprocess
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -145,19 +147,26 @@ def test_a_ping_that_is_not_200_counts_as_no_answer() -> None:
     assert math.isinf(pings.max_ms)
 
 
-def test_processes_whose_parent_has_ended_are_still_found_and_stopped() -> None:
-    shell = subprocess.Popen(["sh", "-c", "sleep 300 & echo $!"], stdout=subprocess.PIPE, start_new_session=True)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("sleep 300 & echo $!", id="whose parent has ended"),
+        pytest.param("setsid sleep 300 & echo $!; wait", id="in a session of its own"),
+    ],
+)
+def test_processes_of_a_server_are_found_and_stopped(script: str) -> None:
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
     assert shell.stdout is not None
-    orphan = int(shell.stdout.readline())
-    shell.wait()
+    child = int(shell.stdout.readline())
     try:
-        assert servers.processes(shell.pid) == [orphan]
+        started = servers.processes(shell.pid)
+        assert child in {process.number for process in started}
         servers.stop(shell)
-        assert servers.processes(shell.pid) == []
+        assert not any(servers.is_alive(process) for process in started | servers.processes(shell.pid))
     finally:
         shell.stdout.close()
-        if orphan in servers.processes(shell.pid):
-            os.kill(orphan, 9)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in PEERS.iterdir() if (path / "requirements.in").exists()))

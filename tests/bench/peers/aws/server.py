@@ -1,4 +1,7 @@
-"""SageMaker's inference toolkit in front of multi-model-server, as AWS's own containers start them."""
+"""SageMaker's inference toolkit in front of multi-model-server, as AWS's own containers start them.
+
+It starts a worker for each core, each with torch's default of threads: one worker, or one thread each, was slower.
+"""
 
 import os
 

@@ -1,4 +1,7 @@
-"""BentoML with adaptive batching: one worker, requests' pictures in a form."""
+"""BentoML with adaptive batching, requests' pictures in a form.
+
+A worker for each core, with one thread each: with one worker of two threads throughput was a third less.
+"""
 
 import bentoml
 import classifier
@@ -6,9 +9,10 @@ import torch
 from PIL.Image import Image
 
 
-@bentoml.service(workers=1, traffic={"timeout": 120})
+@bentoml.service(workers="cpu_count", traffic={"timeout": 120})
 class Classifier:
     def __init__(self) -> None:
+        torch.set_num_threads(1)
         self.network = classifier.load()
 
     @bentoml.api(batchable=True, max_batch_size=8, max_latency_ms=60000)

@@ -1,4 +1,7 @@
-"""LitServe with its own batching: one worker, which decodes and computes, a request's file in a form."""
+"""LitServe with its own batching: one worker, which decodes and computes, a request's file in a form.
+
+Two workers of one thread were slower on an idle machine, and so was waiting longer for a batch.
+"""
 
 import sys
 

@@ -1,9 +1,13 @@
-"""The usual script: FastAPI, PIL, torchvision's transforms, eager torch."""
+"""The usual script: FastAPI, PIL, torchvision's transforms, eager torch.
+
+`def`, as FastAPI's documentation has it for work that blocks: with `async def`, which is copied as often, throughput
+at 8 connections was the same, p99 three times as long, and a ping waited for seconds.
+"""
 
 import io
 
 import classifier
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI
 from PIL import Image
 
 app = FastAPI()
@@ -16,6 +20,6 @@ async def ping():
 
 
 @app.post("/predict")
-async def predict(request: Request):
-    image = Image.open(io.BytesIO(await request.body()))
+def predict(body: bytes = Body(media_type="image/jpeg")):
+    image = Image.open(io.BytesIO(body))
     return classifier.classify(network, classifier.prepare(image).unsqueeze(0))[0]
