@@ -206,8 +206,9 @@ def _wait(server: Server, port: int, jpeg: bytes, process: "subprocess.Popen[byt
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
     """End all that it started, those first that listen to reason."""
-    started = processes(process.pid)
+    started: set[Process] = set()
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        started |= processes(process.pid)
         deadline = time.monotonic() + STOP_S
         told: set[Process] = set()
         while (alive := {one for one in started if is_alive(one)}) and time.monotonic() < deadline:
