@@ -36,6 +36,9 @@ bench-train: .venv/installed  ## Measure a training against the script that peop
 bench-gpu: .venv/installed  ## Measure full fine-tuning on this machine's GPU against the same loop without data
 	@$(PYTHON) -m tests.bench.gpu $(ARGS)
 
+bench-serve: .venv/installed  ## Measure the server against its peers: 30 minutes (ARGS="--only kennel,litserve --rounds 1")
+	@$(PYTHON) -m tests.bench.serve $(ARGS)
+
 bench-decode: .venv/installed  ## Measure decoding, and what its short cuts do to answers (ARGS="--model DIR --images DIR")
 	@$(PYTHON) -m tests.bench.decode $(ARGS)
 
@@ -64,4 +67,4 @@ clean:  ## Remove the demo's results and the caches; .venv and the images stay
 	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache
 	find components serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo setup lock lint format test soak bench-train bench-gpu bench-decode bench-serve-gpu data weights build push up down clean
+.PHONY: help demo setup lock lint format test soak bench-train bench-gpu bench-serve bench-decode bench-serve-gpu data weights build push up down clean

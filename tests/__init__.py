@@ -1,1 +1,1 @@
-"""A package by name, since one of the SageMaker SDK's dependencies installs another called so."""
+"""Tests and benches. A package of its own, since one of the development packages installs another called `tests`."""

@@ -28,6 +28,7 @@ TARGETS = {
     "bench-gpu",
     "bench-decode",
     "bench-serve-gpu",
+    "bench-serve",
 }
 
 
