@@ -68,7 +68,7 @@ def open_session(path: Path, threads: int, appended: Path | None = None) -> onnx
     options.inter_op_num_threads = 1
     # A spinning thread takes a core from decoding and from neighbours: throughput halves beside a busy process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Work is dealt out in blocks that get smaller, not halved: a thread that was interrupted keeps the others less long.
+    # Work is dealt out in blocks that get smaller, not halved: an interrupted thread keeps the others less long.
     options.add_session_config_entry("session.dynamic_block_base", "8")
     model: Path | bytes = path
     if appended is not None:
