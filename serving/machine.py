@@ -5,6 +5,9 @@ Source: control groups v1 and v2 (Linux kernel documentation).
 
 import ctypes
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -85,3 +88,29 @@ def check_memory(what: str, model_bytes: int, remedy: str) -> None:
             f"{what} may need {needed >> 20} MB while it loads, and {used >> 20} of {allowed >> 20} MB are in use: "
             f"{remedy}"
         )
+
+
+class Budget:
+    """Memory that threads share out among what they do at the same time.
+
+    Args:
+        num_bytes: All of it.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes: Final = num_bytes
+        self._num_taken = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, num_bytes: int) -> Iterator[None]:
+        """Have so much of it for as long as the block runs; waits for those who have it now."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_taken == 0 or self._num_taken + num_bytes <= self.num_bytes)
+            self._num_taken += num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_taken -= num_bytes
+                self._changed.notify_all()

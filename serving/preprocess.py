@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
 from serving.formats import refusal
+from serving.machine import Budget, memory_bytes
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) or (N, H, W, 3), RGB, 0..255."""
@@ -23,6 +24,11 @@ DECODINGS: Final[tuple[Decoding, ...]] = get_args(Decoding)
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS: Final = 64_000_000  # the largest phone cameras make 50 million; decoded, this is 192 MB
+BYTES_A_PIXEL: Final = {"WEBP": 18}
+"""What decoding takes at its worst, with what is made on the way to RGB; of the others `MOST_BYTES_A_PIXEL`."""
+MOST_BYTES_A_PIXEL: Final = 10
+MEMORY: Final = Budget(memory_bytes() // 4)
+"""For pictures while they are decoded; the rest is for the model, for bodies and for pictures that wait."""
 MAX_ASPECT_RATIO: Final = 100  # a strip 1 px high would be blown up to gigapixels before the crop
 MAX_PICTURES: Final = 256
 """In one body: what 25 MB of thumbnails are, and what a batch transform's record may be."""
@@ -83,12 +89,13 @@ def decode(data: bytes, shorter_side: int | None = None) -> Image.Image:
     check_size(*image.size)
     if shorter_side is not None:
         image.draft(None, (shorter_side, shorter_side))  # of other formats than JPEG this does nothing
-    try:
-        image.load()
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise InvalidInput(f"the {image.format} picture is damaged or cut short: {reason}") from error
-    return _to_rgb(_upright(image))
+    with MEMORY.take(_check_memory(image)):
+        try:
+            image.load()
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise InvalidInput(f"the {image.format} picture is damaged or cut short: {reason}") from error
+        return _to_rgb(_upright(image))
 
 
 def resize_and_crop(image: Image.Image, spec: InputSpec) -> Pixels:
@@ -124,6 +131,18 @@ def check_size(width: int, height: int) -> None:
         raise InvalidInput(
             f"the picture is {width} x {height}, one side may be at most {MAX_ASPECT_RATIO} times the other"
         )
+
+
+def _check_memory(image: Image.Image) -> int:
+    """Bytes that decoding may take; refused where this machine has not so many to spare."""
+    a_pixel = BYTES_A_PIXEL.get(image.format or "", MOST_BYTES_A_PIXEL)
+    needed = image.width * image.height * a_pixel
+    if needed > MEMORY.num_bytes:
+        raise InvalidInput(
+            f"the {image.format} picture has {image.width} x {image.height} pixels, and the memory here has room for "
+            f"{MEMORY.num_bytes / a_pixel / 1e6:.3g} million: send it smaller, or give the server more"
+        )
+    return needed
 
 
 def check_count(count: int) -> None:

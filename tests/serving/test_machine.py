@@ -1,11 +1,12 @@
 """What a container may use."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from serving.machine import memory_bytes, num_cpus, release_memory, resident_bytes
+from serving.machine import Budget, memory_bytes, num_cpus, release_memory, resident_bytes
 
 ALLOWED = len(os.sched_getaffinity(0))
 INSTALLED = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -54,3 +55,35 @@ def test_memory_that_was_freed_goes_back_to_the_system() -> None:
     release_memory()
     assert before - resident_bytes() > 50_000_000
     assert len(above) == 60_000
+
+
+def test_a_budget_is_shared_out_and_waited_for() -> None:
+    budget = Budget(10)
+    order: list[str] = []
+    inside, may_leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with budget.take(7):
+            inside.set()
+            assert may_leave.wait(20)
+            order.append("first leaves")
+
+    def second() -> None:
+        with budget.take(4):
+            order.append("second enters")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert inside.wait(20)
+    threads[1].start()
+    with budget.take(3):  # beside the first there is room for this one
+        order.append("third enters")
+    may_leave.set()
+    for thread in threads:
+        thread.join(20)
+    assert order == ["third enters", "first leaves", "second enters"]
+
+
+def test_more_than_all_of_a_budget_is_had_alone() -> None:
+    with Budget(10).take(11):
+        pass

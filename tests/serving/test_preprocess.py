@@ -11,6 +11,7 @@ from torchvision import transforms
 
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
+from serving.machine import Budget
 from serving.preprocess import DECODINGS, FORMATS, MAX_PIXELS, decode, preprocess, resize_and_crop
 from tests.support import images
 
@@ -236,3 +237,17 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(data: bytes, reason: str
 def test_the_largest_picture_that_is_read_is_read() -> None:
     side = int(MAX_PIXELS**0.5)
     assert preprocess(images.png_bomb(side), spec()).shape == (24, 20, 3)
+
+
+def test_a_picture_that_would_take_more_memory_than_there_is_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.preprocess.MEMORY", Budget(100 * 100 * 10))
+    fits, webp, larger = (
+        images.encode(images.noise(side, 100), form) for side, form in ((100, "PNG"), (100, "WEBP"), (101, "PNG"))
+    )
+    preprocess(fits, spec())
+    with pytest.raises(InvalidInput, match=r"WEBP picture has 100 x 100 pixels, .* room for 0.00556 million"):
+        preprocess(webp, spec())
+    with pytest.raises(InvalidInput, match=r"PNG picture has 100 x 101 pixels, .* room for 0.01 million"):
+        preprocess(larger, spec())
