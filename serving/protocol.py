@@ -25,6 +25,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._is_in_head = True
         self._is_in_message = False
+        self._num_messages = 0
         self._num_body_bytes = 0
         self._num_other_bytes = 0
         self._reading: asyncio.TimerHandle | None = None
@@ -42,9 +43,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._is_in_message:
             self._reading = _stopped(self._reading)
-        body_before = self._num_body_bytes
-        super().data_received(data)
-        self._num_other_bytes += len(data) - (self._num_body_bytes - body_before)
+        self._feed(data)
         if self.transport.is_closing():
             return
         if self._is_in_message and self._num_other_bytes > MAX_HEAD_BYTES + CHUNK_OVERHEAD * self._num_body_bytes:
@@ -55,6 +54,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_message = self._is_in_head = True
+        self._num_messages += 1
         self._num_body_bytes = self._num_other_bytes = 0
 
     def on_headers_complete(self) -> None:
@@ -83,6 +83,18 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse("400 Bad Request", "the request is not HTTP/1.1, or its head is damaged")
+
+    def _feed(self, data: bytes) -> None:
+        """Parse what was read, and count what of it is of this message but not of its body.
+
+        A read that ends one message and begins the next counts for neither: it is no longer than a head may be, nearly.
+        """
+        was_between, num_messages, num_body_bytes = not self._is_in_message, self._num_messages, self._num_body_bytes
+        super().data_received(data)
+        if self._num_messages == num_messages:
+            self._num_other_bytes += len(data) - (self._num_body_bytes - num_body_bytes)
+        elif was_between and self._num_messages == num_messages + 1:
+            self._num_other_bytes = len(data) - self._num_body_bytes
 
     def _watch(self) -> None:
         """Allow `STALLED_S` for the rest of a head, and for a body that has its answer already."""

@@ -129,3 +129,14 @@ async def test_a_body_in_tiny_chunks_and_many_requests_on_one_connection_are_ans
             assert (await reader.readuntil(b"30000")).startswith(b"HTTP/1.1 200 ")
             assert (await reader.readuntil(b"pong")).startswith(b"HTTP/1.1 200 ")
     writer.close()
+
+
+async def test_a_large_body_is_not_taken_for_the_head_of_the_next_request(port: int) -> None:
+    reader, writer = await connect(port)
+    for _ in range(3):
+        writer.write(b"POST /echo HTTP/1.1\r\nContent-Length: 200000\r\nExpect: 100-continue\r\n\r\n")
+        async with asyncio.timeout(DEADLINE_S):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"  # the head was read alone
+            writer.write(bytes(200_000))
+            assert (await reader.readuntil(b"200000")).startswith(b"HTTP/1.1 200 ")
+    writer.close()
