@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What any number of trainings may stand on that differ in what the loop is told alone."""
+    """What any number of trainings may stand on whose `TrainSettings.foundation` is the same."""
 
     settings: TrainSettings
     labels: tuple[str, ...]
@@ -59,17 +59,20 @@ class Prepared:
 
     def new_learner(self, settings: TrainSettings) -> nn.Module:
         """What a training of these settings starts from, so that the network itself stays as it is."""
+        head = self.new_head(settings)
+        if self.inputs.are_features:
+            return head
+        network = copy.deepcopy(self.network)
+        network.replace(head)
+        return network
+
+    def new_head(self, settings: TrainSettings) -> nn.Module:
+        """A head with its first weights: a copy of the network's, or another, where settings ask for one."""
         own = (head_of(self.settings), self.settings.seed)
         head, seed = head_of(settings), settings.seed
         if (head, seed) == own:
-            fresh = copy.deepcopy(self.network.head)
-        else:
-            fresh = new_head(self.network, head, len(self.labels), seed).to(self.network.mean.device)
-        if self.inputs.are_features:
-            return fresh
-        network = copy.deepcopy(self.network)
-        network.replace(fresh)
-        return network
+            return copy.deepcopy(self.network.head)
+        return new_head(self.network, head, len(self.labels), seed).to(self.network.mean.device)
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -106,7 +109,7 @@ def prepare(
     world, cache, progress, phases = workplace.world, workplace.cache, workplace.progress, workplace.phases
     spec, head = input_spec(settings.image_size), head_of(settings)
     with phases.measured("index"):
-        index = _index(settings, environment, cache, progress)
+        index = index_images(settings, environment, cache, progress)
         # Before the images are decoded: a wrong name of an architecture should not cost minutes.
         network = _network(settings, head, index.labels, spec, environment, world)
     with phases.measured("decode"):
@@ -118,6 +121,19 @@ def prepare(
     return Prepared(settings, index.labels, spec, splits, network, chosen)
 
 
+def index_images(settings: TrainSettings, environment: Environment, cache: Cache, progress: Progress) -> Index:
+    """List the images that settings and environment name.
+
+    Raises:
+        DataError: See `open_index`.
+    """
+    given = {split: getattr(settings, split) for split in SPLITS if getattr(settings, split) is not None}
+    channels = given or {name: path for name, path in environment.channels.items() if name not in WEIGHTS_CHANNELS}
+    return open_index(
+        settings.data, channels, cache, seed=settings.seed, class_order=settings.class_order, progress=progress
+    )
+
+
 def head_of(settings: TrainSettings) -> Head:
     """The classifier that settings ask for.
 
@@ -127,14 +143,6 @@ def head_of(settings: TrainSettings) -> Head:
     if settings.head == "linear" and (settings.hidden is not None or settings.dropout > 0):
         raise ConfigError("--hidden and --dropout are the mlp's: add --head mlp")
     return Head(kind=settings.head, hidden=settings.hidden, dropout=settings.dropout)
-
-
-def _index(settings: TrainSettings, environment: Environment, cache: Cache, progress: Progress) -> Index:
-    given = {split: getattr(settings, split) for split in SPLITS if getattr(settings, split) is not None}
-    channels = given or {name: path for name, path in environment.channels.items() if name not in WEIGHTS_CHANNELS}
-    return open_index(
-        settings.data, channels, cache, seed=settings.seed, class_order=settings.class_order, progress=progress
-    )
 
 
 def _decode(

@@ -58,3 +58,11 @@ def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Tria
     ]
     by_number = {trial.number: trial for trial in trials}
     return sorted((by_number[number] for number in kept), key=lambda trial: costs[trial.number])
+
+
+def chosen(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
+    """The best trial, or with several objectives the front; empty when none is complete."""
+    if len(objectives) > 1:
+        return front(trials, objectives)
+    found = best(trials, objectives[0])
+    return [] if found is None else [found]

@@ -1,0 +1,78 @@
+"""What a search leaves: the best hyperparameters, a table of trials, a page."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from components.train.settings import TrainSettings
+from components.tune.objective import Objective
+from components.tune.trials import Trial, front
+from serving import files
+from serving.flags import documentation
+
+BEST: Final = "best_hyperparameters.json"
+TABLE: Final = "trials.csv"
+STATUSES: Final = {"complete": "Completed", "pruned": "Stopped", "failed": "Failed", "running": "InProgress"}
+"""As SageMaker calls them."""
+
+
+def best_hyperparameters(settings: TrainSettings) -> dict[str, str]:
+    """Hyperparameters of a training, all texts: those that are not train's defaults anyway.
+
+    As `--hyperparameters`, SageMaker's CreateTrainingJob and Kubeflow's components take them.
+    """
+    defaults = {entry.name: entry.default for entry in documentation(TrainSettings)}
+    found = settings.learnt_from()
+    return {
+        name.replace("_", "-"): str(value)
+        for name, value in found.items()
+        if value is not None and value != defaults[name]
+    }
+
+
+def write_best(folder: Path, settings: TrainSettings, searched: Sequence[str]) -> Path:
+    """Write best_hyperparameters.json: what was searched first, then what the search was told and is not a default."""
+    found = best_hyperparameters(settings)
+    own = {name.replace("_", "-"): str(settings.learnt_from()[name]) for name in searched}
+    path = folder / BEST
+    files.write_text(path, json.dumps({**own, **found}, indent=2) + "\n")
+    return path
+
+
+def write_table(folder: Path, trials: Sequence[Trial], objectives: Sequence[Objective]) -> Path:
+    """Write trials.csv: the columns of SageMaker's tuning analytics, then what it has none for.
+
+    Source: SageMaker Python SDK, HyperparameterTuningJobAnalytics.dataframe.
+    """
+    of_front = {trial.number for trial in front(trials, objectives)}
+    rows = [_row(trial, objectives, is_on_front=trial.number in of_front) for trial in trials]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    columns = list(dict.fromkeys((*names, *(name for row in rows for name in row))))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = folder / TABLE
+    files.write_text(path, table.getvalue())
+    return path
+
+
+def _row(trial: Trial, objectives: Sequence[Objective], *, is_on_front: bool) -> Mapping[str, object]:
+    elapsed_s = (trial.ended - trial.started).total_seconds() if trial.ended else None
+    return {
+        **trial.parameters,
+        "TrainingJobName": f"trial-{trial.number:05d}",
+        "TrainingJobStatus": STATUSES[trial.state],
+        "FinalObjectiveValue": trial.values[0] if trial.values else None,
+        "TrainingStartTime": trial.started.isoformat(timespec="milliseconds"),
+        "TrainingEndTime": trial.ended.isoformat(timespec="milliseconds") if trial.ended else None,
+        "TrainingElapsedTimeSeconds": elapsed_s,
+        **{objective.metric: value for objective, value in zip(objectives, trial.values, strict=False)},
+        "epochs_done": len(trial.losses),
+        "seconds": round(trial.seconds, 3),
+        "is_on_front": is_on_front,
+        "reason": trial.reason,
+    }
