@@ -18,6 +18,7 @@ from components.tune.space import (
     as_text,
     parse,
     setting_name,
+    shortened,
 )
 from serving.errors import ConfigError
 from serving.flags import nearest
@@ -78,14 +79,18 @@ def from_sagemaker(ranges: Mapping[str, Any], source: str = "ParameterRanges") -
     content: dict[str, dict[str, Any]] = {}
     for kind, held in ranges.items():
         if kind not in kinds and held:
-            raise ConfigError(f"{source} have {kind!r}, expected {', '.join(kinds)}{nearest(str(kind), list(kinds))}")
+            raise ConfigError(
+                f"{source} have {shortened(kind)}, expected {', '.join(kinds)}{nearest(str(kind), list(kinds))}"
+            )
+        if not isinstance(held, list | tuple | None):
+            raise ConfigError(f"{source} have {shortened(held)} for {kind}, expected a list of ranges")
         for one in held or ():
             name = one.get("Name") if isinstance(one, Mapping) else None
             if not isinstance(name, str):
                 raise ConfigError(f"{source} have a range without Name in {kind}, expected the name of a setting")
             if name in content:
-                raise ConfigError(f"{source} have two ranges for {name}: give one of them")
-            content[name] = _content(one, kinds[kind], f"{source}: {name}")
+                raise ConfigError(f"{source} have two ranges for {name:.80}: give one of them")
+            content[name] = _content(one, kinds[kind], f"{source}: {name:.80}")
     return parse(content, source)
 
 
@@ -112,7 +117,7 @@ def _content(held: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     keys = ("Name", "Values") if kind == "categorical" else ("Name", "MinValue", "MaxValue", "ScalingType")
     for key in held:
         if key not in keys:
-            raise ConfigError(f"{where} has {key!r}, expected {', '.join(keys)}{nearest(str(key), keys)}")
+            raise ConfigError(f"{where} has {shortened(key)}, expected {', '.join(keys)}{nearest(str(key), keys)}")
     for key in keys:
         if key not in held and key != "ScalingType":
             raise ConfigError(f"{where} has no {key}, expected {', '.join(keys)}")
@@ -136,5 +141,6 @@ def _scale(scaling: Any, low: Any, high: Any, where: str) -> Scale:
         )
     known = [AUTO, *SCALING_TYPES.values()]
     raise ConfigError(
-        f"{where} has ScalingType {scaling!r}, expected one of {', '.join(known)}{nearest(str(scaling), known)}"
+        f"{where} has ScalingType {shortened(scaling)}, expected one of {', '.join(known)}"
+        f"{nearest(str(scaling), known)}"
     )

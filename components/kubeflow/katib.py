@@ -25,6 +25,7 @@ from components.tune.space import (
     check,
     parse,
     setting_name,
+    shortened,
 )
 from serving.errors import ConfigError
 from serving.flags import documentation, flag_of, nearest
@@ -97,8 +98,8 @@ def from_katib(parameters: Any, source: str = "spec.parameters") -> Space:
         if not isinstance(name, str):
             raise ConfigError(f"{source} have a parameter without name, expected the name of a setting")
         if name in content:
-            raise ConfigError(f"{source} have {name} twice: give one of them")
-        content[name] = _content(parameter, f"{source}: {name}")
+            raise ConfigError(f"{source} have {name:.80} twice: give one of them")
+        content[name] = _content(parameter, f"{source}: {name:.80}")
     return parse(content, source)
 
 
@@ -270,7 +271,7 @@ def _content(parameter: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = str(parameter["parameterType"])
     if kind not in kinds:
         raise ConfigError(
-            f"{where} has parameterType {parameter['parameterType']!r}, expected one of {', '.join(kinds)}"
+            f"{where} has parameterType {shortened(parameter['parameterType'])}, expected one of {', '.join(kinds)}"
             f"{nearest(kind, list(kinds))}"
         )
     feasible = parameter["feasibleSpace"]
@@ -281,7 +282,7 @@ def _content(parameter: Mapping[str, Any], where: str) -> dict[str, Any]:
         return {"type": "categorical", "values": feasible["list"]}
     _check_keys(feasible, ("min", "max"), where, optional=("distribution", "step"))
     if str(feasible.get("step") or (1 if kind == "int" else "")) != ("1" if kind == "int" else ""):
-        raise ConfigError(f"{where} has the step {feasible['step']!r}, expected none, or type categorical")
+        raise ConfigError(f"{where} has the step {shortened(feasible['step'])}, expected none, or type categorical")
     scale = _scale(feasible.get("distribution") or DISTRIBUTIONS["linear"], where)
     return {"type": kinds[kind], "min": feasible["min"], "max": feasible["max"], "scale": scale}
 
@@ -290,7 +291,7 @@ def _check_keys(held: Mapping[str, Any], keys: tuple[str, ...], where: str, opti
     known = (*keys, *optional)
     for key in held:
         if key not in known:
-            raise ConfigError(f"{where} has {key!r}, expected {', '.join(known)}{nearest(str(key), known)}")
+            raise ConfigError(f"{where} has {shortened(key)}, expected {', '.join(known)}{nearest(str(key), known)}")
     for key in keys:
         if key not in held:
             raise ConfigError(f"{where} has no {key}, expected {', '.join(known)}")
@@ -302,6 +303,6 @@ def _scale(distribution: Any, where: str) -> Scale:
             return scale
     known = list(DISTRIBUTIONS.values())
     raise ConfigError(
-        f"{where} has the distribution {distribution!r}, expected one of {', '.join(known)}"
+        f"{where} has the distribution {shortened(distribution)}, expected one of {', '.join(known)}"
         f"{nearest(str(distribution), known)}"
     )

@@ -109,7 +109,7 @@ def parse(content: Any, source: str) -> Space:
         ConfigError: It is no search space; one sentence with what was found and what was expected.
     """
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{source} holds {_short(content)}, expected a range for each setting, such as {EXAMPLE}")
+        raise ConfigError(f"{source} holds {shortened(content)}, expected a range for each setting, such as {EXAMPLE}")
     if not content:
         raise ConfigError(f"{source} is empty, expected a range for each setting, such as {EXAMPLE}")
     entries = {name: entry for entry in documentation(TrainSettings) for name in (entry.name, *entry.aliases)}
@@ -118,7 +118,7 @@ def parse(content: Any, source: str) -> Space:
     for given, held in content.items():
         entry = entries.get(given.replace("-", "_")) if isinstance(given, str) else None
         if entry is None:
-            raise ConfigError(f"{source}: {_short(given)} is not a setting of train{_nearest_setting(str(given))}")
+            raise ConfigError(f"{source}: {shortened(given)} is not a setting of train{_nearest_setting(str(given))}")
         if entry.name in space:
             raise ConfigError(f"{source}: {names[entry.name]} and {given} are the same setting: give one of them")
         names[entry.name] = given
@@ -186,6 +186,13 @@ def as_text(value: Value) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
+def shortened(found: Any) -> str:
+    """What was found, for a message; never long, however much it is."""
+    if isinstance(found, bool) or found is None:
+        return json.dumps(found)
+    return reprlib.repr(dict(found) if isinstance(found, Mapping) else found)
+
+
 class _Loader(yaml.SafeLoader):
     """Safe, and without what loses or multiplies ranges: a key twice, and merges."""
 
@@ -213,16 +220,16 @@ def _load_json(text: str, source: str) -> Any:
 
 def _range(held: Any, entry: SettingDoc, where: str) -> Range:
     if not isinstance(held, Mapping):
-        raise ConfigError(f"{where} holds {_short(held)}, expected a range, such as {EXAMPLE}")
+        raise ConfigError(f"{where} holds {shortened(held)}, expected a range, such as {EXAMPLE}")
     kind = str(held.get("type"))
     if kind not in KEYS:
-        found = f"has the type {_short(held['type'])}" if "type" in held else "has no type"
+        found = f"has the type {shortened(held['type'])}" if "type" in held else "has no type"
         raise ConfigError(f"{where} {found}, expected one of {', '.join(KEYS)}{nearest(kind, list(KEYS))}")
     keys = KEYS[kind]
     for key in held:
         if key not in keys:
             raise ConfigError(
-                f"{where} has {_short(key)}, expected of a range of type {kind} are {', '.join(keys)}"
+                f"{where} has {shortened(key)}, expected of a range of type {kind} are {', '.join(keys)}"
                 f"{nearest(str(key), keys)}"
             )
     for key in keys:
@@ -241,12 +248,12 @@ def _scale(held: Any, where: str) -> Scale:
         if held == scale:
             return scale
     close = nearest(str(held), SCALES)
-    raise ConfigError(f"{where} has the scale {_short(held)}, expected one of {', '.join(SCALES)}{close}")
+    raise ConfigError(f"{where} has the scale {shortened(held)}, expected one of {', '.join(SCALES)}{close}")
 
 
 def _values(held: Any, entry: SettingDoc, where: str) -> tuple[Value, ...]:
     if not isinstance(held, Sequence) or isinstance(held, str | bytes):
-        raise ConfigError(f"{where} has the values {_short(held)}, expected a list such as [16, 32, 64]")
+        raise ConfigError(f"{where} has the values {shortened(held)}, expected a list such as [16, 32, 64]")
     return tuple(_value(value, entry, f"{where} has the value") for value in held)
 
 
@@ -263,14 +270,14 @@ def _value(held: Any, entry: SettingDoc, where: str) -> Value:
         return found in {True, "true"}
     if kind is str and isinstance(found, str):
         return found
-    hint = f'; a text has quotes around it, such as "{held}"' if kind is str else ""
-    raise ConfigError(f"{where} {_short(held)}, expected {entry.expected}{hint}")
+    hint = '; a text has quotes around it, such as "no"' if kind is str else ""
+    raise ConfigError(f"{where} {shortened(held)}, expected {entry.expected}{hint}")
 
 
 def _whole(held: Any, where: str, expected: str = "a whole number") -> int:
     number = _number(held, where, expected)
     if not number.is_integer() or abs(number) > LARGEST_EXACT:
-        raise ConfigError(f"{where} {_short(held)}, expected {expected}")
+        raise ConfigError(f"{where} {shortened(held)}, expected {expected}")
     return int(number)
 
 
@@ -279,7 +286,7 @@ def _number(held: Any, where: str, expected: str = "a number") -> float:
     if isinstance(found, int | float | str) and not isinstance(found, bool):
         with suppress(ValueError, OverflowError):
             return float(found)
-    raise ConfigError(f"{where} {_short(held)}, expected {expected}")
+    raise ConfigError(f"{where} {shortened(held)}, expected {expected}")
 
 
 def _check_bounds(tried: Continuous | Integer, entry: SettingDoc, where: str) -> None:
@@ -309,9 +316,9 @@ def _check_values(values: tuple[Value, ...], entry: SettingDoc, where: str) -> N
         raise ConfigError(f"{where} has {len(values)} values, expected 1 to {MAX_VALUES}")
     for value in values:
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ConfigError(f"{where} has the value {_short(value)}, expected {entry.expected}")
+            raise ConfigError(f"{where} has the value {shortened(value)}, expected {entry.expected}")
         if values.count(value) > 1:
-            raise ConfigError(f"{where} has the value {_short(value)} twice")
+            raise ConfigError(f"{where} has the value {shortened(value)} twice")
 
 
 def _check_accepted(name: str, tried: Range, base: TrainSettings, source: str) -> None:
@@ -365,10 +372,3 @@ def _nearest_setting(given: str) -> str:
     names = [entry.name for entry in documentation(TrainSettings) if entry.is_hyperparameter]
     aliases = [alias for entry in documentation(TrainSettings) if entry.is_hyperparameter for alias in entry.aliases]
     return nearest(given.replace("_", "-"), [setting_name(name) for name in (*names, *aliases)])
-
-
-def _short(found: Any) -> str:
-    """What was found, for a message; never long, however much it is."""
-    if isinstance(found, bool) or found is None:
-        return json.dumps(found)
-    return reprlib.repr(dict(found) if isinstance(found, Mapping) else found)

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -64,10 +65,15 @@ def sdk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+@cache
+def service() -> ServiceModel:
+    """AWS's own description of its API, of several megabytes."""
+    return ServiceModel(Loader().load_service_model("sagemaker", "service-2"))
+
+
 def complaints(ranges: Any) -> str:
-    """Of AWS's own description of its API."""
-    shape = ServiceModel(Loader().load_service_model("sagemaker", "service-2")).shape_for("ParameterRanges")
-    return str(ParamValidator().validate(ranges, shape).generate_report())
+    """What AWS's client would say of them before it sends anything."""
+    return str(ParamValidator().validate(ranges, service().shape_for("ParameterRanges")).generate_report())
 
 
 def test_ranges_are_what_the_sdk_makes_of_the_same_space(sdk: dict[str, Any]) -> None:
@@ -179,7 +185,7 @@ def one(**held: Any) -> dict[str, Any]:
     [
         (one(ScalingType="ReverseLogarithmic"), "lr has ScalingType ReverseLogarithmic, which no other search has"),
         (one(ScalingType="Log"), "lr has ScalingType 'Log', expected one of Auto, Linear, Logarithmic"),
-        (one(ScalingType=None), "lr has ScalingType None, expected one of"),
+        (one(ScalingType=None), "lr has ScalingType null, expected one of"),
         (
             one(MinimumValue="1"),
             "lr has 'MinimumValue', expected Name, MinValue, MaxValue, ScalingType, did you",
@@ -189,6 +195,7 @@ def one(**held: Any) -> dict[str, Any]:
         (one(Name="learnrate"), "'learnrate' is not a setting of train, did you mean learning-rate?"),
         ({"ContinuousParameterRanges": [{"Name": "lr", "MinValue": "1"}]}, "lr has no MaxValue, expected"),
         ({"ContinuousParameterRanges": ["lr"]}, "a range without Name"),
+        ({"ContinuousParameterRanges": 3}, "have 3 for ContinuousParameterRanges, expected a list"),
         (
             {"AutoParameters": [{"Name": "lr", "ValueHint": "0.1"}]},
             "have 'AutoParameters', expected IntegerParameterRa",

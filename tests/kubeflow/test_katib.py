@@ -127,7 +127,7 @@ def double(**changed: Any) -> dict[str, Any]:
             [double() | {"parameterType": "float"}],
             "lr has parameterType 'float', expected one of double, int, discrete,",
         ),
-        ([double() | {"parameterType": None}], "lr has parameterType None, expected one of"),
+        ([double() | {"parameterType": None}], "lr has parameterType null, expected one of"),
         ([double() | {"feasibleSpace": []}], "lr has a feasibleSpace that is a list, expected an object"),
         ([{"name": "lr", "parameterType": "double"}], "lr has no feasibleSpace, expected name, parameterType"),
         ([double() | {"feasibleSpace": {"min": "1"}}], "lr has no max, expected min, max"),

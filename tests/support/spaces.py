@@ -84,3 +84,19 @@ def _content(tried: Range, *, with_scale: bool) -> dict[str, Any]:
     kind = "integer" if isinstance(tried, Integer) else "continuous"
     scale = {"scale": tried.scale} if with_scale or tried.scale == "log" else {}
     return {"type": kind, "min": tried.min, "max": tried.max, **scale}
+
+
+JUNK: Final[tuple[Any, ...]] = (
+    *(None, True, -1, 3, 1e308, math.nan, 10**300, "", "x", '"', "Auto", "9" * 300),
+    *([], [None], {}, {"a": 1}, {"type": "integer"}),
+)
+
+
+def damaged(content: Any, random: Random) -> Any:
+    """The same with something else in some places, and with names missing or misspelt."""
+    if random.random() < 0.1:
+        return random.choice(JUNK)
+    if isinstance(content, dict):
+        kept = {key: value for key, value in content.items() if random.random() > 0.05}
+        return {"x" if random.random() < 0.05 else key: damaged(value, random) for key, value in kept.items()}
+    return [damaged(value, random) for value in content] if isinstance(content, list) else content

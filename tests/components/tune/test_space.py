@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from components import presets
+from components.aws.ranges import from_sagemaker, to_sagemaker
 from components.config import read_settings
 from components.environment import Environment
+from components.kubeflow.katib import from_katib, to_katib
 from components.train.settings import TrainSettings
 from components.tune.space import (
     MAX_FILE_BYTES,
@@ -27,7 +29,7 @@ from components.tune.space import (
     size,
 )
 from serving.errors import ConfigError
-from tests.support.spaces import BASE, as_content, random_space
+from tests.support.spaces import BASE, as_content, damaged, random_space
 
 LR = Continuous(0.001, 0.3, "log")
 TEXT = """
@@ -384,3 +386,22 @@ def test_a_space_is_read_without_torch_numpy_and_optuna(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == describe(SPACE) + "\n"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_a_file_or_a_platform_holds_is_read_or_refused_in_a_sentence(seed: int) -> None:
+    random = Random(seed)
+    refusals: list[str] = []
+    for _ in range(20):
+        space = dict(list(random_space(random).items())[:3])
+        for reader, content in (
+            (lambda content: parse(content, "s"), as_content(space, random)),
+            (from_sagemaker, to_sagemaker(space)),
+            (from_katib, to_katib(space)),
+        ):
+            try:
+                check(reader(damaged(content, random)), BASE)
+            except ConfigError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 30
+    assert [message for message in refusals if "\n" in message or len(message) > 700] == []
