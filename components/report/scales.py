@@ -133,8 +133,11 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
     first, last = math.floor(math.log10(low)), min(307, math.ceil(math.log10(high)))  # 5e308 is no float any more
+    steps: tuple[float, ...]
     every = max(1, -(-(last - first) // (count + 1)))
     steps = (1, 2, 5) if last - first <= _FEW_DECADES else (1,)
+    if high <= 10 * low:
+        steps = (1, 1.5, 2, 3, 4, 5, 6, 8)
     ticks = [step * 10.0**power for power in range(first, last + 1, every) for step in steps]
     inside = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
     return inside if len(inside) > 1 else [low, high]
