@@ -15,9 +15,10 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 16, 30, 44
 """Room around the plot, in units of the drawing."""
 LONGEST_LABEL: Final = 24
 """Characters of a label in a drawing; its title and the tables hold the whole of it."""
-FONT: Final = 12
-"""Of a chart; page.css has 14 on a narrow screen, and room is made for that."""
 NARROW_FONT: Final = 14
+"""Of a chart on a narrow screen, in page.css: room is made for it; elsewhere it is 12."""
+MANY, VERY_MANY = 60, 300
+"""Trials from which on their marks are drawn thinner, and as thin as can be."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ def svg(width: float, height: float, kind: str, name: str, *parts: Markup, **fac
         tabindex=None if "bars" in kind else "0",  # page.js answers keys in the others
         **facts,
     )
+
+
+def crowd(count: int) -> int:
+    """How thin so many marks have to be: 0, 1 or 2; page.css knows what that means for lines."""
+    return 2 if count >= VERY_MANY else 1 if count >= MANY else 0
 
 
 def shortened(text: str, longest: int = LONGEST_LABEL) -> str:
