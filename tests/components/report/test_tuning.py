@@ -217,5 +217,5 @@ def test_cards_say_what_came_of_it() -> None:
 
 
 def test_long_reasons_and_long_histories_do_not_swell_the_page() -> None:
-    trials = [replace(trial, reason="x" * 100_000, losses=trial.losses * 500) for trial in search(100)]
+    trials = [replace(trial, reason="x" * 100_000, losses=trial.losses * 1000) for trial in search(100)]
     assert len(made(trials).encode()) < 3_000_000

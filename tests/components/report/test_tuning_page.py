@@ -93,9 +93,10 @@ def test_pointing_between_lines_finds_the_nearest(tab: Tab, tmp_path: Path) -> N
 
 
 def test_the_table_sorts_and_trials_without_a_value_stay_last(tab: Tab, tmp_path: Path) -> None:
-    trials = search(40)
+    stopped = [replace(trial, state="pruned", values=()) for trial in search(40)[:24]]
+    trials = [*stopped, *search(40)[24:]]
     values = sorted(trial.values[0] for trial in trials if trial.values)
-    tab.open(write(tmp_path, page_of(40)))
+    tab.open(write(tmp_path, tuning_page(trials, SPACE, [LOSS], IMPORTANCES, title="mostly pruned")))
     heading = "[...document.querySelectorAll('th')].find((head) => head.textContent === 'valid loss')"
     column = f"[...document.querySelectorAll('tbody tr')].map((row) => row.cells[{heading}.cellIndex].dataset.value)"
     click = f"{heading}.querySelector('button').click()"
