@@ -91,6 +91,7 @@ def prepare(
     environment: Environment,
     workplace: Workplace,
     *,
+    index: Index | None = None,
     lists: Path | None = None,
     with_test: bool = False,
 ) -> Prepared:
@@ -100,6 +101,7 @@ def prepare(
         settings: Of the training.
         environment: Whose channels are read when no folder is named.
         workplace: Where it is done.
+        index: Of the images, where they were listed before.
         lists: Folder for lists of what is odd about the data; None: another process writes them.
         with_test: Whether the test split is among the inputs.
 
@@ -109,7 +111,7 @@ def prepare(
     world, cache, progress, phases = workplace.world, workplace.cache, workplace.progress, workplace.phases
     spec, head = input_spec(settings.image_size), head_of(settings)
     with phases.measured("index"):
-        index = index_images(settings, environment, cache, progress)
+        index = index or index_images(settings, environment, cache, progress)
         # Before the images are decoded: a wrong name of an architecture should not cost minutes.
         network = _network(settings, head, index.labels, spec, environment, world)
     with phases.measured("decode"):

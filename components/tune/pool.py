@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -69,18 +70,16 @@ class Pool:
     def answer(self, number: int, *, may_go_on: bool) -> None:
         """Tell the worker of a trial whether to go on after an epoch."""
         worker = next(worker for worker in self._workers if worker.task is not None and worker.task.number == number)
-        try:
+        with suppress(BrokenPipeError):  # its death is the next message
             worker.connection.send(may_go_on)
-        except BrokenPipeError:
-            pass  # its death is the next message
 
     def messages(self, timeout_s: float | None) -> Iterator[Message]:
         """What workers have to say, waiting for it if need be; a worker that died has failed its trial."""
-        busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
-        for ready in wait(list(busy), timeout_s):
-            worker = busy[ready]  # type: ignore[index]  # connections are what was given
-            task = worker.task
-            assert task is not None
+        busy = [(worker, worker.task) for worker in self._workers if worker.task is not None]
+        ready = wait([worker.connection for worker, _ in busy], timeout_s)
+        for worker, task in busy:
+            if worker.connection not in ready:
+                continue
             try:
                 message: Message = worker.connection.recv()
             except (EOFError, ConnectionResetError):

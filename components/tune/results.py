@@ -9,6 +9,7 @@ from typing import Final
 
 from components.train.settings import TrainSettings
 from components.tune.objective import Objective
+from components.tune.space import as_text, setting_name
 from components.tune.trials import Trial, front
 from serving import files
 from serving.flags import documentation
@@ -27,7 +28,7 @@ def best_hyperparameters(settings: TrainSettings) -> dict[str, str]:
     defaults = {entry.name: entry.default for entry in documentation(TrainSettings)}
     found = settings.learnt_from()
     return {
-        name.replace("_", "-"): str(value)
+        setting_name(name): as_text(value)
         for name, value in found.items()
         if value is not None and value != defaults[name]
     }
@@ -36,7 +37,8 @@ def best_hyperparameters(settings: TrainSettings) -> dict[str, str]:
 def write_best(folder: Path, settings: TrainSettings, searched: Sequence[str]) -> Path:
     """Write best_hyperparameters.json: what was searched first, then what the search was told and is not a default."""
     found = best_hyperparameters(settings)
-    own = {name.replace("_", "-"): str(settings.learnt_from()[name]) for name in searched}
+    learnt_from = settings.learnt_from()
+    own = {setting_name(name): as_text(value) for name in searched if (value := learnt_from[name]) is not None}
     path = folder / BEST
     files.write_text(path, json.dumps({**own, **found}, indent=2) + "\n")
     return path

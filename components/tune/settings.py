@@ -1,12 +1,13 @@
 """What `tune` can be told: all that `train` can, and what a search is. Importable without torch and Optuna."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Final, Literal
 
 from components import presets
 from components.train.settings import TrainSettings
 from components.tune.objective import Objective, read_objectives
-from components.tune.space import Space, Value, check, parse, read
+from components.tune.space import Space, Value, check, parse, read, read_text
 from serving.errors import ConfigError
 from serving.flags import setting
 
@@ -76,24 +77,13 @@ def search_space(settings: TuneSettings) -> Space:
     if settings.space is None and settings.preset is None:
         raise ConfigError("--space is missing, expected a file of the search space, or a --preset that has one")
     if settings.space is None:
-        space = parse(presets.read(str(settings.preset)).space, f"preset {settings.preset}")
+        source = f"preset {settings.preset}"
+        space = parse(presets.read(str(settings.preset)).space, source)
     elif settings.space.lstrip().startswith("{"):
-        space = parse(_inline(settings.space), "--space")
+        source = "--space"
+        space = read_text(settings.space, source)
     else:
-        from pathlib import Path
-
+        source = f"search space {settings.space}"
         space = read(Path(settings.space))
-    check(space, settings.of_trial({}))
+    check(space, settings.of_trial({}), source)
     return space
-
-
-def _inline(text: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--space holds no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"--space holds a {type(content).__name__}, expected settings with their ranges")
-    return content

@@ -83,9 +83,24 @@ def read(path: Path) -> Space:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{source} is larger than {MAX_FILE_BYTES} bytes, expected a few lines such as {EXAMPLE}")
         text = path.read_text(encoding="utf-8")
-        content = _load_json(text, source) if path.suffix == ".json" else yaml.load(text, _Loader)  # noqa: S506  # safe
     except OSError as error:
         raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
+    except UnicodeError as error:
+        raise ConfigError(f"{source} is not readable: {str(error).splitlines()[0]}") from error
+    return read_text(text, source, is_json=path.suffix == ".json")
+
+
+def read_text(text: str, source: str, *, is_json: bool = False) -> Space:
+    """Read a search space from YAML, of which JSON is a part, or from nothing but JSON.
+
+    Args:
+        source: What holds it, for messages.
+
+    Raises:
+        ConfigError: It is damaged, or no search space.
+    """
+    try:
+        content = _load_json(text, source) if is_json else yaml.load(text, _Loader)  # noqa: S506  # safe
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         reason = " ".join(part for part in (error.context, error.problem) if part)

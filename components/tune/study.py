@@ -135,7 +135,7 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an epoch that was reported before a restart is reported again
             trial.report(value, epoch)
-        return trial.should_prune()
+        return bool(trial.should_prune())
 
     def tell(self, number: int, ended: Ended) -> None:
         """Take in how a trial ended."""
@@ -171,13 +171,14 @@ class Study:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings that had one value in all trials
-            return optuna.importance.get_param_importances(alone)
+            found: dict[str, float] = optuna.importance.get_param_importances(alone)
+        return found
 
     def _frozen(self) -> list[FrozenTrial]:
         return sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
     def _is_own(self, trial: FrozenTrial) -> bool:
-        return trial.user_attrs.get(OWNER, self._owner) == self._owner
+        return bool(trial.user_attrs.get(OWNER, self._owner) == self._owner)
 
 
 def _suggested(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Value:
@@ -203,7 +204,7 @@ def _record(trial: FrozenTrial) -> Trial:
         parameters=dict(trial.params),
         values=tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
         losses=tuple(outcome.get("losses", ())),
-        started=trial.datetime_start or datetime.min,
+        started=trial.datetime_start or datetime.now(),  # noqa: DTZ005  # Optuna's are of this machine's clock
         ended=trial.datetime_complete,
         seconds=outcome.get("seconds", 0.0),
         reason=outcome.get("reason", ""),
