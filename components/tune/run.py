@@ -117,9 +117,11 @@ class _Run:
             over = sum(trial.state != "running" for trial in found)
             logger.info("study: %d trials are over already, %d of %d are to do", over, num_trials - over, num_trials)
         search = Search(study, settings, num_trials, self.ground, self.pool, board, self.place.checkpoints / TRIALS)
-        with self.workplace.phases.measured("trials"):
-            trials = search.run()
-        board.pause()
+        try:
+            with self.workplace.phases.measured("trials"):
+                trials = search.run()
+        finally:
+            board.pause()  # also when it was stopped: a terminal without a cursor is no good to anybody
         self._conclude(trials, study)
 
     def _name(self) -> str:
