@@ -51,7 +51,7 @@ def write_table(folder: Path, trials: Sequence[Trial], objectives: Sequence[Obje
     """
     of_front = {trial.number for trial in front(trials, objectives)}
     rows = [_row(trial, objectives, is_on_front=trial.number in of_front) for trial in trials]
-    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    names = list(dict.fromkeys(setting_name(name) for trial in trials for name in trial.parameters))
     columns = list(dict.fromkeys((*names, *(name for row in rows for name in row))))
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -65,7 +65,7 @@ def write_table(folder: Path, trials: Sequence[Trial], objectives: Sequence[Obje
 def _row(trial: Trial, objectives: Sequence[Objective], *, is_on_front: bool) -> Mapping[str, object]:
     elapsed_s = (trial.ended - trial.started).total_seconds() if trial.ended else None
     return {
-        **trial.parameters,
+        **{setting_name(name): as_text(value) for name, value in trial.parameters.items()},
         "TrainingJobName": f"trial-{trial.number:05d}",
         "TrainingJobStatus": STATUSES[trial.state],
         "FinalObjectiveValue": trial.values[0] if trial.values else None,
