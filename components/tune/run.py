@@ -102,9 +102,10 @@ class _Run:
         sampler = SeededSampler(settings.sampler, distributions, seed=settings.sampler_seed, lag=self.pool.size)
         if sampler.num_combinations is not None:
             num_trials = min(num_trials, sampler.num_combinations)
+        name = self._name()
         study = Study(
             open_storage(settings.storage, self.place.checkpoints),
-            self._name(),
+            name,
             settings.objectives,
             sampler,
             distributions,
@@ -116,13 +117,15 @@ class _Run:
         if found:
             over = sum(trial.state != "running" for trial in found)
             logger.info("study: %d trials are over already, %d of %d are to do", over, num_trials - over, num_trials)
-        search = Search(study, settings, num_trials, self.ground, self.pool, board, self.place.checkpoints / TRIALS)
+        # By the name of the study: what another search left in the same place is not taken for this one's.
+        folder = self.place.checkpoints / TRIALS / name
+        search = Search(study, settings, num_trials, self.ground, self.pool, board, folder)
         try:
             with self.workplace.phases.measured("trials"):
                 trials = search.run()
         finally:
             board.pause()  # also when it was stopped: a terminal without a cursor is no good to anybody
-        self._conclude(trials, study)
+        self._conclude(trials, study, folder)
 
     def _name(self) -> str:
         """Of the study: whatever makes it this search and no other is hashed."""
@@ -141,7 +144,7 @@ class _Run:
         }
         return f"tune-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
 
-    def _conclude(self, trials: Sequence[Trial], study: Study) -> None:
+    def _conclude(self, trials: Sequence[Trial], study: Study, folder: Path) -> None:
         settings, objectives, output = self.settings, self.settings.objectives, self.place.output
         write_table(output, trials, objectives)
         best = next(iter(chosen(trials, objectives)), None)
@@ -151,8 +154,8 @@ class _Run:
             raise UserError(f"all of {len(trials)} trials failed; the first one's reason: {reason}")
         found = settings.of_trial(best.parameters)
         with self.workplace.phases.measured("score"):
-            folder = trial_folder(self.place.checkpoints / TRIALS, best.number)
-            winner = Winner(best, found, self.ground, self.workplace, folder)
+            left = trial_folder(folder, best.number)
+            winner = Winner(best, found, self.ground, self.workplace, left)
             score = winner.score()
         if settings.keep_best:
             winner.write(self.place.model, output)
