@@ -34,7 +34,7 @@ JSON_LIMITS: Final = (("lists and objects", b"[{", 10**6), ("fields", b":", 10**
 """What a JSON text is made of, the bytes that tell it, and how many there may be: an array of a megapixel fits in every
 shape. While pieces are made nobody else is served, and there is room for millions of them in 25 MB."""
 MIN_STRIPPED_BYTES: Final = 1000
-"""From this length on, a picture without any line break in its bytes is one from which they were taken."""
+"""From this length on a picture has a line break among its bytes, whatever took out only those."""
 MAX_PARTS: Final = 1024
 """Of a form, files or not."""
 
@@ -234,11 +234,17 @@ def from_body(data: bytes, spec: InputSpec, preprocess: Preprocess) -> Pixels:
     try:
         return from_bytes(data, spec, preprocess)
     except InvalidInput as error:
-        # In compressed bytes one in 128 is of a line break; without any in so many, somebody took them out.
-        if len(data) < MIN_STRIPPED_BYTES or b"\n" in data or b"\r" in data:
+        if not _is_stripped(data):
             raise
         hint = "its line breaks are missing, as curl's -d @FILE leaves them out: send it with --data-binary @FILE"
         raise InvalidInput(f"{error}; {hint}") from error
+
+
+def _is_stripped(data: bytes) -> bool:
+    """Whether somebody took the line breaks out: one in 128 of a picture's bytes is of one, and its head has zeros."""
+    has_breaks = b"\n" in data or b"\r" in data
+    has_zeros = b"\0" in data or not picture_of(data)
+    return not has_breaks and (not has_zeros or len(data) >= MIN_STRIPPED_BYTES)
 
 
 def from_base64(text: str, spec: InputSpec, preprocess: Preprocess) -> Pixels:
