@@ -14,7 +14,15 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["components.train.run", "onnxscript", "serving.__main__", "serving.app", "serving.models", "serving.server"]
+    [
+        *(
+            "components.train.run",
+            "torch._dynamo",
+            "torch.export._trace",
+            "onnxscript",
+        ),  # torch's optimizers need these
+        *("serving.__main__", "serving.app", "serving.models", "serving.server"),
+    ]
 )
 
 
