@@ -75,7 +75,8 @@ def test_a_wrong_variable_is_one_sentence_and_exit_code_1() -> None:
 
 def test_decoding_on_a_gpu_that_is_not_there_is_one_sentence_and_exit_code_1(bundle: Bundle) -> None:
     flags = ("--model", str(bundle.folder), "--host", "127.0.0.1", "--port", "0", "--decode", "nvjpeg")
-    done = forked.run_module("serving", "serve", *flags, environ=clean_environment(CUDA_VISIBLE_DEVICES=""))
+    environ = clean_environment(CUDA_VISIBLE_DEVICES="")
+    done = forked.run(forked.main, "serving", ["serve", *flags], environ=environ)
     assert done.returncode == 1
     (sentence,) = (
         line for line in done.stderr.splitlines() if line.startswith("python -m serving: ")

@@ -32,38 +32,6 @@ def load() -> None:
     process.join()
 
 
-def start(target: Callable[..., object], *arguments: Any, environ: Mapping[str, str] | None = None) -> "Process":
-    """Call `target`, which has a name in a module, in a process of its own.
-
-    Args:
-        target: What is called.
-        arguments: With what; they are sent to the process.
-        environ: Its environment; by default this process's own.
-    """
-    process = _CONTEXT.Process(target=_call, args=(target, arguments, dict(os.environ if environ is None else environ)))
-    process.start()
-    return Process(process)
-
-
-def start_module(
-    module: str,
-    arguments: Sequence[str],
-    out: Path,
-    error: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> "Process":
-    """Start `python -m MODULE ARGUMENTS`.
-
-    Args:
-        module: Whose `__main__` has a `main` that takes the arguments and returns the exit code.
-        arguments: Its flags.
-        out: Where its output goes.
-        error: Where what it says on standard error goes; by default to `out`.
-        environ: Its environment; by default this process's own.
-    """
-    return start(_main, module, list(arguments), out, error or out, environ=environ)
-
-
 @dataclass(frozen=True)
 class Done:
     """How a process ended and what it said."""
@@ -73,12 +41,40 @@ class Done:
     stderr: str
 
 
-def run_module(module: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Done:
-    """Run `python -m MODULE ARGUMENTS` to its end; the rest as for `start_module`."""
+def start(
+    target: Callable[..., object],
+    *arguments: Any,
+    environ: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    error: Path | None = None,
+) -> "Process":
+    """Call `target` in a process of its own.
+
+    Args:
+        target: What is called; it has a name in a module.
+        arguments: With what; they are sent to the process.
+        environ: Its environment; by default this process's own.
+        out: Where its output goes; by default to this process's.
+        error: Where what it says on standard error goes; by default to `out`.
+    """
+    variables = dict(os.environ if environ is None else environ)
+    process = _CONTEXT.Process(target=_call, args=(target, arguments, variables, out, error or out))
+    process.start()
+    return Process(process)
+
+
+def run(target: Callable[..., object], *arguments: Any, environ: Mapping[str, str] | None = None) -> Done:
+    """Call `target` in a process of its own and wait for its end; arguments as for `start`."""
     with tempfile.TemporaryDirectory() as folder:
         out, error = Path(folder) / "out", Path(folder) / "error"
-        code = start_module(module, arguments, out, error, environ).wait()
+        code = start(target, *arguments, environ=environ, out=out, error=error).wait()
         return Done(code, out.read_text(), error.read_text())
+
+
+def main(module: str, arguments: Sequence[str]) -> None:
+    """What `python -m MODULE ARGUMENTS` does, where the module's `__main__` has a `main` that returns the exit code."""
+    sys.argv = [module, *arguments]
+    sys.exit(importlib.import_module(f"{module}.__main__").main(list(arguments)))
 
 
 class Process:
@@ -114,17 +110,19 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
-def _call(target: Callable[..., object], arguments: tuple[Any, ...], environ: dict[str, str]) -> None:
+def _call(
+    target: Callable[..., object],
+    arguments: tuple[Any, ...],
+    environ: dict[str, str],
+    out: Path | None,
+    error: Path | None,
+) -> None:
+    for path, stream in ((out, sys.stdout), (error, sys.stderr)):
+        if path is not None:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(file, stream.fileno())
+            os.close(file)
     os.environ.clear()
     os.environ.update(environ)
     tempfile.tempdir = None  # it may be another one there
     target(*arguments)
-
-
-def _main(module: str, arguments: list[str], out: Path, error: Path) -> None:
-    for path, stream in ((out, sys.stdout), (error, sys.stderr)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, stream.fileno())
-        os.close(file)
-    sys.argv = [module, *arguments]
-    sys.exit(importlib.import_module(f"{module}.__main__").main(arguments))

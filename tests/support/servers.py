@@ -86,7 +86,9 @@ def serving(model: Path, log: Path, *flags: str, **variables: str) -> Iterator[S
 @contextmanager
 def forked_serving(model: Path, log: Path, *flags: str, **variables: str) -> Iterator[Server]:
     """The same, a second faster: forked from a process in which torch is loaded too, so not to be measured."""
-    process = forked.start_module("serving", _arguments(model, flags), log, environ=clean_environment(**variables))
+    process = forked.start(
+        forked.main, "serving", _arguments(model, flags), environ=clean_environment(**variables), out=log
+    )
     with _until_the_end(process, log) as server:
         yield server
 

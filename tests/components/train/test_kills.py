@@ -21,7 +21,7 @@ from serving.errors import BundleError
 from serving.files import ASIDE_PREFIX
 from tests.support.figures import RecordFigure
 from tests.support.folders import COLORS, write_images
-from tests.support.forked import load, start_module
+from tests.support.forked import load, main, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -79,7 +79,7 @@ class Attempt:
         self._log = place.root / f"log-{number}"
         self._log.touch()
         environ = os.environ | {"TMPDIR": str(place.root / "tmp")}
-        self._process = start_module("components.train", command, self._log, environ=environ)
+        self._process = start(main, "components.train", command, environ=environ, out=self._log)
 
     @property
     def log(self) -> str:

@@ -245,7 +245,8 @@ def test_processes_that_were_stopped_have_not_failed(tmp_path: Path) -> None:
 def test_a_peer_that_never_appears_ends_in_a_clear_error(data: Path, tmp_path: Path, rank: int) -> None:
     meeting = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
     environ = os.environ | meeting | {"PET_NODE_RANK": str(rank)}
-    done = forked.run_module("components.train", *flags(tmp_path, data), "--peer-timeout-s", "2", environ=environ)
+    arguments = [*flags(tmp_path, data), "--peer-timeout-s", "2"]
+    done = forked.run(forked.main, "components.train", arguments, environ=environ)
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
     assert f"error: host {rank} of 2 did not find the others within 2 s" in sentence

@@ -106,7 +106,7 @@ def test_a_sagemaker_job_learns_the_same_and_writes_where_the_platform_looks(tra
     (config / "hyperparameters.json").write_text(json.dumps(given))
     (tmp_path / "input" / "data").mkdir()
     (tmp_path / "input" / "data" / "training").symlink_to(trained.data)
-    done = forked.run_module("components.train", environ=os.environ | {"SAGEMAKER_BASE_DIR": str(tmp_path)})
+    done = forked.run(forked.main, "components.train", [], environ=os.environ | {"SAGEMAKER_BASE_DIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     made = bundle.read(tmp_path / "model").manifest
     assert made.hyperparameters["batch_size"] == 8
