@@ -19,7 +19,7 @@ from serving.app import create_app
 from serving.bundle import Bundle
 from serving.settings import ServerSettings
 from tests.support import images
-from tests.support.apps import connected
+from tests.support.apps import client_at, connected
 from tests.support.bundles import LABELS
 
 pytestmark = pytest.mark.anyio
@@ -96,8 +96,7 @@ async def test_the_operator_names_the_model(bundle: Bundle) -> None:
 
 
 async def test_before_a_model_is_loaded_all_say_503(app: FastAPI) -> None:
-    transport = httpx.ASGITransport(app)  # nobody starts it
-    async with httpx.AsyncClient(transport=transport, base_url="http://kennel") as client:
+    async with client_at(app) as client:  # nobody starts it
         for path in ("/v1/models/model", "/v2/health/ready", "/v2/models/model", "/v2/models/model/ready"):
             response = await client.get(path)
             assert (response.status_code, response.json()["error"]) == (503, "not_ready")

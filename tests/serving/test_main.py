@@ -10,6 +10,7 @@ import pytest
 from serving.app import create_app
 from serving.bundle import Bundle
 from serving.settings import ServerSettings
+from tests.support import forked
 from tests.support.servers import ROOT, Server, clean_environment
 
 BLOCK = """
@@ -82,9 +83,13 @@ def test_a_wrong_variable_is_one_sentence_and_exit_code_1() -> None:
 
 def test_decoding_on_a_gpu_that_is_not_there_is_one_sentence_and_exit_code_1(bundle: Bundle) -> None:
     flags = ("--model", str(bundle.folder), "--host", "127.0.0.1", "--port", "0", "--decode", "nvjpeg")
-    done = kennel("serve", *flags, CUDA_VISIBLE_DEVICES="")
+    environ = clean_environment(CUDA_VISIBLE_DEVICES="")
+    done = forked.run(forked.main, "serving", ["serve", *flags], environ=environ)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("python -m serving: JPEGs are decoded by nvJPEG on a GPU alone")
+    (sentence,) = (
+        line for line in done.stderr.splitlines() if line.startswith("python -m serving: ")
+    )  # beside the log
+    assert "JPEGs are decoded by nvJPEG on a GPU alone" in sentence
     assert "Traceback" not in done.stderr
 
 
