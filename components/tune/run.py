@@ -73,9 +73,12 @@ def _tune(settings: TuneSettings, environment: Environment, progress: Progress) 
         cache = Cache(settings.cache_dir or default_folder(), settings.cache_limit_gb)
         workplace = Workplace(World(), cache, progress)
         foundations = Foundations(environment, workplace, with_test=_looks_at_test(settings), lists=place.output)
-        images = foundations.index(settings)  # what is wrong with them is said before anything starts
+        with workplace.phases.measured("index"):
+            images = foundations.index(settings)  # what is wrong with them is said before anything starts
         _announce(settings, space)
-        with Pool(_posts(settings, environment)) as pool:
+        with workplace.phases.measured("workers"):
+            hired = Pool(_posts(settings, environment))
+        with hired as pool:
             wants_latency = any(objective.metric == "latency_ms" for objective in settings.objectives)
             ground = Ground(foundations, workplace, Latencies(place.checkpoints) if wants_latency else None)
             _Run(settings, space, place, workplace, ground, pool, images).complete()
@@ -155,7 +158,8 @@ class _Run:
         if settings.keep_best:
             winner.write(self.place.model, output)
         path = write_best(output, found, list(self.space))
-        page = self._write_page(trials, study, score)
+        with self.workplace.phases.measured("page"):
+            page = self._write_page(trials, study, score)
         _summarise(trials, best, score, self.ground, self.workplace, settings)
         logger.info("best hyperparameters: %s (for train's --hyperparameters)", path)
         logger.info("trials: %s, %s", output / "trials.csv", page)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -162,15 +163,19 @@ class Search:
         losses = tuple(result.valid_loss for result in message.history)
         if running.is_pruned:
             reason = f"hopeless after epoch {len(losses)} of {running.settings.epochs}"
-            self._tell(message.number, Ended("pruned", losses=losses, seconds=message.seconds, reason=reason))
+            epochs_s = _epochs_s(message.history)
+            self._tell(message.number, Ended("pruned", (), losses, message.seconds, reason, epochs_s))
             return
         metrics = message.metrics | self._ground.latency_ms(running.settings)
         values = tuple(metrics[objective.metric] for objective in self._objectives)
-        self._tell(message.number, Ended("complete", values, losses, message.seconds))
+        self._tell(
+            message.number, Ended("complete", values, losses, message.seconds, epochs_s=_epochs_s(message.history))
+        )
 
     def _fail(self, message: Failed) -> None:
-        losses = tuple(result.valid_loss for result in self._running[message.number].history)
-        self._tell(message.number, Ended("failed", losses=losses, seconds=message.seconds, reason=message.reason))
+        history = self._running[message.number].history
+        losses = tuple(result.valid_loss for result in history)
+        self._tell(message.number, Ended("failed", (), losses, message.seconds, message.reason, _epochs_s(history)))
 
     def _tell(self, number: int, ended: Ended) -> None:
         self._running.pop(number)
@@ -186,6 +191,10 @@ class Search:
 def trial_folder(folder: Path, number: int) -> Path:
     """Of one trial."""
     return folder / f"{number:05d}"
+
+
+def _epochs_s(history: Sequence[EpochResult]) -> float:
+    return sum(result.seconds for result in history)
 
 
 def _so_far(objective: Objective, history: list[EpochResult]) -> float | None:

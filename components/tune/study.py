@@ -15,6 +15,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.storages import BaseStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from components.tune import importance
 from components.tune.objective import Objective
 from components.tune.sampler import SeededSampler
 from components.tune.space import Value
@@ -55,6 +56,7 @@ class Ended:
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
     reason: str = ""
+    epochs_s: float = 0.0
 
 
 def make_pruner(name: PrunerName) -> BasePruner:
@@ -140,7 +142,12 @@ class Study:
     def tell(self, number: int, ended: Ended) -> None:
         """Take in how a trial ended."""
         trial = self._running.pop(number)
-        outcome = {"losses": list(ended.losses), "seconds": ended.seconds, "reason": ended.reason}
+        outcome = {
+            "losses": list(ended.losses),
+            "seconds": ended.seconds,
+            "epochs_s": ended.epochs_s,
+            "reason": ended.reason,
+        }
         trial.set_user_attr(OUTCOME, outcome)
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         self._study.tell(trial, list(ended.values) or None, state=states[ended.state])
@@ -157,10 +164,7 @@ class Study:
         return [_record(trial) for trial in self._frozen() if not _is_lost(trial)]
 
     def importances(self) -> dict[str, float]:
-        """How much each setting matters for the first objective, adding up to 1; empty when too little is known.
-
-        Source: Watanabe, Bansal and Hutter 2023, PED-ANOVA.
-        """
+        """How much each setting matters for the first objective, adding up to 1; empty when too little is known."""
         complete = [trial for trial in self._frozen() if trial.state == TrialState.COMPLETE]
         if len(complete) < 4 or len({trial.values[0] for trial in complete}) < 2:
             return {}
@@ -171,8 +175,7 @@ class Study:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings that had one value in all trials
-            found: dict[str, float] = optuna.importance.get_param_importances(alone)
-        return found
+            return importance.shares(alone)
 
     def _frozen(self) -> list[FrozenTrial]:
         return sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number)
@@ -208,6 +211,7 @@ def _record(trial: FrozenTrial) -> Trial:
         ended=trial.datetime_complete,
         seconds=outcome.get("seconds", 0.0),
         reason=outcome.get("reason", ""),
+        epochs_s=outcome.get("epochs_s", 0.0),
     )
 
 
