@@ -18,7 +18,7 @@ from components.tune.settings import TuneSettings
 from components.tune.study import Asked, Ended, Study
 from components.tune.trials import Trial, chosen
 from components.tune.worker import Done, Epoch, Failed, Message, Task
-from serving.errors import DataError, KennelError
+from serving.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -117,18 +117,18 @@ class Search:
     def _begin(self) -> None:
         asked = self._study.ask()
         settings = self._settings.of_trial(asked.parameters)
-        try:
-            if not self._ground.is_ready(settings):
-                while self._running:  # the pass takes all cores, and latency is measured in quiet
-                    self._wait()
-                self._board.pause()
+        if not self._ground.is_ready(settings):
+            while self._running:  # the pass takes all cores, and latency is measured in quiet
+                self._wait()
+            self._board.pause()
+            try:
                 self._ground.make_ready(settings)
-        except DataError:
-            raise
-        except KennelError as error:
-            self._running[asked.number] = _Running(asked, settings)
-            self._fail(Failed(asked.number, str(error)))
-            return
+            except (DataError, OSError):
+                raise
+            except Exception as error:  # memory ran out, a graph cannot be exported: others may do better
+                self._running[asked.number] = _Running(asked, settings)
+                self._fail(Failed(asked.number, worker.why(error, asked.number)))
+                return
         self._ground.count(settings)
         self._running[asked.number] = _Running(asked, settings)
         self._board.begins(asked, settings)
