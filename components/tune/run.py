@@ -5,6 +5,7 @@ import json
 import logging
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,13 +28,14 @@ from components.tune.foundations import Foundations
 from components.tune.ground import Ground
 from components.tune.latency import Latencies
 from components.tune.pool import Pool
+from components.tune.pruner import PrunerName
 from components.tune.results import write_best, write_table
 from components.tune.sampler import SeededSampler
 from components.tune.search import Search, trial_folder
 from components.tune.settings import DEFAULT_TRIALS, TuneSettings, search_space
 from components.tune.space import Space, describe
-from components.tune.storage import open_storage, own
-from components.tune.study import PrunerName, Study
+from components.tune.storage import answering, open_storage, own
+from components.tune.study import Study
 from components.tune.trials import Trial, chosen
 from components.tune.winner import Score, Winner
 from components.tune.worker import Post
@@ -78,7 +80,8 @@ def _tune(settings: TuneSettings, environment: Environment, progress: Progress) 
         with Pool(_posts(settings, environment)) as pool:
             wants_latency = any(objective.metric == "latency_ms" for objective in settings.objectives)
             ground = Ground(foundations, workplace, Latencies(place.checkpoints) if wants_latency else None)
-            _Run(settings, space, place, workplace, ground, pool, images).complete()
+            with answering(settings.storage):
+                _Run(settings, space, place, workplace, ground, pool, images).complete()
     finally:
         give_up()
 
@@ -102,9 +105,10 @@ class _Run:
         sampler = SeededSampler(settings.sampler, distributions, seed=settings.sampler_seed, lag=self.pool.size)
         if sampler.num_combinations is not None:
             num_trials = min(num_trials, sampler.num_combinations)
+        name = self._name()
         study = Study(
             open_storage(settings.storage, self.place.checkpoints),
-            self._name(),
+            name,
             settings.objectives,
             sampler,
             distributions,
@@ -116,11 +120,12 @@ class _Run:
         if found:
             over = sum(trial.state != "running" for trial in found)
             logger.info("study: %d trials are over already, %d of %d are to do", over, num_trials - over, num_trials)
-        search = Search(study, settings, num_trials, self.ground, self.pool, board, self.place.checkpoints / TRIALS)
-        with self.workplace.phases.measured("trials"):
+        kept = self.place.checkpoints / TRIALS / name  # of this study: another one's trials have the same numbers
+        search = Search(study, settings, num_trials, self.ground, self.pool, board, kept)
+        with closing(study), self.workplace.phases.measured("trials"):
             trials = search.run()
         board.pause()
-        self._conclude(trials, study)
+        self._conclude(trials, study, kept)
 
     def _name(self) -> str:
         """Of the study: whatever makes it this search and no other is hashed."""
@@ -139,7 +144,7 @@ class _Run:
         }
         return f"tune-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
 
-    def _conclude(self, trials: Sequence[Trial], study: Study) -> None:
+    def _conclude(self, trials: Sequence[Trial], study: Study, kept: Path) -> None:
         settings, objectives, output = self.settings, self.settings.objectives, self.place.output
         write_table(output, trials, objectives)
         best = next(iter(chosen(trials, objectives)), None)
@@ -149,8 +154,7 @@ class _Run:
             raise UserError(f"all of {len(trials)} trials failed; the first one's reason: {reason}")
         found = settings.of_trial(best.parameters)
         with self.workplace.phases.measured("score"):
-            folder = trial_folder(self.place.checkpoints / TRIALS, best.number)
-            winner = Winner(best, found, self.ground, self.workplace, folder)
+            winner = Winner(best, found, self.ground, self.workplace, trial_folder(kept, best.number))
             score = winner.score()
         if settings.keep_best:
             winner.write(self.place.model, output)
