@@ -5,6 +5,7 @@ import json
 import logging
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,13 +28,14 @@ from components.tune.foundations import Foundations
 from components.tune.ground import Ground
 from components.tune.latency import Latencies
 from components.tune.pool import Pool
+from components.tune.pruner import PrunerName
 from components.tune.results import write_best, write_table
 from components.tune.sampler import SeededSampler
 from components.tune.search import Search, trial_folder
 from components.tune.settings import DEFAULT_TRIALS, TuneSettings, search_space
 from components.tune.space import Space, describe
-from components.tune.storage import open_storage, own
-from components.tune.study import PrunerName, Study
+from components.tune.storage import answering, open_storage, own
+from components.tune.study import Study
 from components.tune.trials import Trial, chosen
 from components.tune.winner import Score, Winner
 from components.tune.worker import Post
@@ -81,7 +83,8 @@ def _tune(settings: TuneSettings, environment: Environment, progress: Progress) 
         with hired as pool:
             wants_latency = any(objective.metric == "latency_ms" for objective in settings.objectives)
             ground = Ground(foundations, workplace, Latencies(place.checkpoints) if wants_latency else None)
-            _Run(settings, space, place, workplace, ground, pool, images).complete()
+            with answering(settings.storage):
+                _Run(settings, space, place, workplace, ground, pool, images).complete()
     finally:
         give_up()
 
@@ -121,7 +124,7 @@ class _Run:
         kept = self.place.checkpoints / TRIALS / name  # of this study: another one's trials have the same numbers
         search = Search(study, settings, num_trials, self.ground, self.pool, board, kept)
         try:
-            with self.workplace.phases.measured("trials"):
+            with closing(study), self.workplace.phases.measured("trials"):
                 trials = search.run()
         finally:
             board.pause()  # also when it was stopped: a terminal without a cursor is no good to anybody

@@ -259,7 +259,7 @@ def test_a_label_that_looks_like_markup_is_text(tab: Tab, tmp_path: Path, own_bu
 
 
 def test_of_a_server_of_many_models_it_says_where_they_are(tab: Tab, tmp_path: Path, bundle: Bundle) -> None:
-    with serving(bundle.folder, tmp_path / "log", "--multi-model") as server:
+    with forked_serving(bundle.folder, tmp_path / "log", "--multi-model") as server:
         tab.open(f"{server.url}/")
         wait_for(lambda: "none is loaded yet" in tab.text("#about"), "the sentence")
         assert f"{server.url}/models/NAME/invoke" in tab.text("#curl")
