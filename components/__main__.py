@@ -3,7 +3,10 @@
 import importlib
 import sys
 
-STAGES = {"train": "labelled images to a bundle"}
+STAGES = {
+    "tune": "labelled images and a search space to the best hyperparameters",
+    "train": "labelled images to a bundle",
+}
 """Stage (a package here with a `__main__`) and what it does."""
 
 USAGE = "usage: python -m components STAGE [FLAGS]\n\nstages:\n" + "".join(

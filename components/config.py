@@ -1,8 +1,11 @@
 """Settings of a stage: flag > SageMaker hyperparameter > environment variable > preset > default."""
 
+import ast
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,6 +21,14 @@ ENVIRONMENT_PREFIX: Final = "KENNEL_"
 # What platforms add to a job's hyperparameters for themselves (sagemaker-training-toolkit, params.py).
 PLATFORM_KEYS: Final = ("_tuning_objective_metric", "default_user_module_name")
 PLATFORM_PREFIX: Final = "sagemaker_"
+
+MAX_HYPERPARAMETERS_BYTES: Final = 2**19
+"""A job of SageMaker has at most a hundred, of 256 + 2500 characters each."""
+_TEXT: Final = r"""(?:'(?:[^'\\\n]|\\.)*+'|"(?:[^"\\\n]|\\.)*+")"""
+_NUMBER: Final = r"(?:[-+]?[0-9.][0-9.eE+-]*+)"
+_PAIR: Final = rf"{_TEXT}\s*+:\s*+(?:{_TEXT}|{_NUMBER}|True|False|None)\s*+"
+PRINTED: Final = re.compile(rf"\s*+\{{\s*+(?:{_PAIR}(?:,\s*+{_PAIR})*+(?:,\s*+)?)?\}}\s*+")
+"""A flat dictionary of texts, numbers and yes or no, as Python prints it; found or not in one go, never trying back."""
 
 
 class StageSettings(BaseModel):
@@ -69,14 +80,17 @@ def read_settings(
 def read_hyperparameters(path: Path) -> Layer:
     """Read hyperparameters as SageMaker writes them: an object of strings, some of them JSON once or twice more.
 
-    Values of other types (a file written by hand) are taken as they are; the platform's own keys are left out.
+    Values of other types (a file written by hand) are taken as they are; the platform's own keys are left out. What
+    Python prints of the same dictionary, such as that of a tuning job's best training job, is fine as well.
 
     Raises:
-        ConfigError: The file is missing or not a JSON object.
+        ConfigError: The file is missing, too large, or neither a JSON object nor a flat dictionary as Python prints it.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        if path.stat().st_size > MAX_HYPERPARAMETERS_BYTES:
+            raise ConfigError(f"hyperparameters file {str(path)!r} is larger than {MAX_HYPERPARAMETERS_BYTES} bytes")
+        content = _load(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"hyperparameters file {str(path)!r} is not readable JSON: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"hyperparameters file {str(path)!r} holds a {type(content).__name__}, expected an object")
@@ -92,6 +106,23 @@ def unquote(value: Any) -> str:
         except ValueError:
             break
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _load(text: str) -> Any:
+    """JSON, else a dictionary as Python prints it, of literals alone and flat: nothing in it is carried out.
+
+    Raises:
+        ValueError: It is neither; says what is wrong with it as JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        # Before Python's own parser sees it, whose stack a hostile text could exhaust.
+        if not PRINTED.fullmatch(text):
+            raise
+        with suppress(SyntaxError, ValueError):
+            return ast.literal_eval(text.strip())
+        raise
 
 
 def _preset(name: str) -> Layer:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.weights import load_weights
 from serving.bundle import Head, InputSpec
-from serving.engines.torch_network import Network, Weights
+from serving.engines.torch_network import Network, Weights, make_head
 from serving.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,14 @@ def input_spec(image_size: int) -> InputSpec:
 
 
 def make_network(
-    architecture: str, head: Head, labels: Sequence[str], spec: InputSpec, *, weights: str, freeze: Freeze
+    architecture: str,
+    head: Head,
+    labels: Sequence[str],
+    spec: InputSpec,
+    *,
+    weights: str,
+    freeze: Freeze,
+    seed: int = 0,
 ) -> Network:
     """Build the network to train, on the CPU.
 
@@ -74,12 +81,15 @@ def make_network(
         spec: What it will see.
         weights: See `components.weights.load_weights`.
         freeze: What does not learn.
+        seed: Draws what is random at first, the backbone and the head each for itself.
 
     Raises:
         ConfigError: No such architecture; weights that cannot be had or do not fit it.
         BundleError: The bundle to start from is not whole.
     """
+    torch.manual_seed(seed)
     network = Network(architecture, head, len(labels), spec)
+    network.replace(new_head(network, head, len(labels), seed))
     _check_size(network, architecture, spec)
     load_weights(network, weights, architecture, head, labels)
     _choose_what_learns(network, architecture, freeze)
@@ -87,6 +97,13 @@ def make_network(
     total = sum(parameter.numel() for parameter in network.parameters())
     logger.info("model: %s with %d labels, %d of %d parameters learn", architecture, len(labels), trainable, total)
     return network
+
+
+def new_head(network: Network, head: Head, num_labels: int, seed: int) -> nn.Module:
+    """Another head for a network, on the CPU: a function of the seed, whatever was drawn for the backbone before."""
+    first = next(layer for layer in network.head.modules() if isinstance(layer, nn.Linear | nn.Conv2d))
+    torch.manual_seed(seed)
+    return make_head(head, first, num_labels)
 
 
 def _check_size(network: Network, architecture: str, spec: InputSpec) -> None:

@@ -6,22 +6,33 @@ can count it. What has no place on an axis (a loss that is not a number) has no 
 
 import json
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from components.report.drawing import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    NARROW_FONT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    axes,
+    ems,
+    exact,
+    label,
+    rounded,
+    shortened,
+    stroke,
+    svg,
+)
 from components.report.markup import Attribute, Markup, element, join
-from components.report.scales import Scale, fit, number
+from components.report.scales import Scale, number
 
-WIDTH: Final = 440
-HEIGHT: Final = 260
-LEFT, RIGHT, TOP, BOTTOM = 60, 16, 30, 44
-"""Room around the plot, in units of the drawing."""
 MANY_POINTS: Final = 60
 """From here on dots hide the line they are on: they show when the pointer is near."""
-LONGEST_LABEL: Final = 24
-"""Characters of a label in a drawing; its title and the tables hold the whole of it."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +48,6 @@ class Series:
     """How much each point counts: its dot has so large an area; left out, all are alike."""
     color: int = 1
     """Which of the series colors of page.css, from 1."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What an axis is called and how it runs."""
-
-    label: str
-    is_log: bool = False
-    with_zero: bool = False
-    bounds: tuple[float, float] | None = None
-    is_whole: bool = False
-    """Only whole numbers make sense: epochs, steps."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +94,18 @@ def line_chart(
         rule: A vertical line to mark.
         has_diagonal: Draw y = x for comparison.
     """
-    across = _across(series, x)
-    values = [value for line in series for value in line.y]
-    up = fit(values, HEIGHT - BOTTOM, TOP, is_log=y.is_log, with_zero=y.with_zero, bounds=y.bounds)
-    parts = [*_axes(across, up, x, y)]
+    across = exact((value for line in series for value in line.x), x, LEFT, WIDTH - RIGHT)
+    up = rounded((value for line in series for value in line.y), y, HEIGHT - BOTTOM, TOP)
+    parts = [*axes(across, up, x, y)]
     if has_diagonal:
         ends = (max(across.low, up.low), min(across.high, up.high))
-        parts.append(_line("diagonal", across(ends[0]), up(ends[0]), across(ends[1]), up(ends[1])))
+        parts.append(stroke("diagonal", across(ends[0]), up(ends[0]), across(ends[1]), up(ends[1])))
     if rule is not None:
         parts.append(_rule(rule, across))
     parts += [element("path", class_=f"line s{line.color}", d=_path(line, across, up)) for line in series]
     parts += [mark for line in series for mark in _marks(line, across, up, x.label)]
     is_dense = max((len(line.x) for line in series), default=0) > MANY_POINTS
-    return _svg(WIDTH, HEIGHT, "chart lines dense" if is_dense else "chart lines", name, *parts)
+    return svg(WIDTH, HEIGHT, "chart lines dense" if is_dense else "chart lines", name, *parts)
 
 
 def heat_map(cells: Sequence[Cell], labels: Sequence[str], *, name: str, rows: str, columns: str) -> Markup:
@@ -125,10 +123,10 @@ def heat_map(cells: Sequence[Cell], labels: Sequence[str], *, name: str, rows: s
     count = len(labels)
     size = 40 if count <= 12 else max(9, 480 // count) if count <= 150 else max(3, 1350 // count)
     font = 12 if size >= 14 else 8
-    shown = [_shortened(label) for label in labels]
-    left = 36 + font * max(map(_width, shown))
-    is_level = max(map(_width, shown)) * font < size
-    top = 30 + font * (1 if is_level else max(map(_width, shown)))
+    shown = [shortened(label) for label in labels]
+    left = 36 + font * max(map(ems, shown))
+    is_level = max(map(ems, shown)) * font < size
+    top = 30 + font * (1 if is_level else max(map(ems, shown)))
     every = max(1, math.ceil((font + 1) / size))  # labels closer than that would lie on each other
     parts = [
         element("text", columns, class_="title", x=left, y=12),
@@ -146,20 +144,22 @@ def heat_map(cells: Sequence[Cell], labels: Sequence[str], *, name: str, rows: s
     end = 12 if is_level else 20
     facts: dict[str, Attribute] = {"data_size": size, "data_left": left, "data_top": top}
     facts["data_labels"] = json.dumps(list(labels))
-    return _svg(left + count * size + end, top + count * size + 8, f"chart heat f{font}", name, *parts, **facts)
+    return svg(left + count * size + end, top + count * size + 8, f"chart heat f{font}", name, *parts, **facts)
 
 
 def bars(entries: Sequence[Bar], *, name: str) -> Markup:
     """Horizontal bars from zero, from the top, each with its name and its value."""
-    pitch, left, right = (30 if len(entries) < 10 else 20), 96, 160
+    pitch = 30 if len(entries) < 10 else 20
+    left = max([96.0] + [16 + NARROW_FONT * ems(shortened(entry.label)) for entry in entries])
+    right = max([96.0] + [16 + NARROW_FONT * ems(entry.text) for entry in entries])
     longest = max([entry.value for entry in entries if math.isfinite(entry.value)] + [0.0]) or 1.0
-    across = Scale(0.0, longest, left, WIDTH - right)
+    across = Scale(0.0, longest, left, max(left + 40, WIDTH - right))
     parts: list[Markup] = []
     for place, entry in enumerate(entries):
         middle = place * pitch + pitch / 2
         end = across(max(0.0, entry.value)) if math.isfinite(entry.value) else left
         parts += [
-            element("text", _shortened(entry.label), class_="name", x=left - 8, y=middle, text_anchor="end"),
+            element("text", label(entry.label), class_="name", x=left - 8, y=middle, text_anchor="end"),
             element(
                 "rect",
                 element("title", f"{entry.label}: {entry.text}"),
@@ -172,7 +172,7 @@ def bars(entries: Sequence[Bar], *, name: str) -> Markup:
             ),
             element("text", entry.text, class_="value", x=end + 8, y=middle),
         ]
-    return _svg(WIDTH, pitch * len(entries), "chart bars", name, *parts)
+    return svg(WIDTH, pitch * len(entries), "chart bars", name, *parts)
 
 
 def meter(share: float) -> Markup:
@@ -186,46 +186,15 @@ def meter(share: float) -> Markup:
 def swatch(color: int) -> Markup:
     """A piece of line in the color of a series, for legends."""
     return element(
-        "svg", _line(f"line s{color}", 1, 5, 23, 5), class_="swatch", viewBox="0 0 24 10", aria_hidden="true"
+        "svg", stroke(f"line s{color}", 1, 5, 23, 5), class_="swatch", viewBox="0 0 24 10", aria_hidden="true"
     )
-
-
-def _across(series: Sequence[Series], x: Axis) -> Scale:
-    shown = [value for line in series for value in line.x if math.isfinite(value) and (value > 0 or not x.is_log)]
-    if x.bounds is not None:
-        low, high = x.bounds
-    else:
-        low, high = (min(shown), max(shown)) if shown else (1.0, 2.0)
-    if low == high:
-        low, high = (low / 2, high * 2) if x.is_log else (low - 1, high + 1)
-    return Scale(low, high, LEFT, WIDTH - RIGHT, x.is_log)
-
-
-def _axes(across: Scale, up: Scale, x: Axis, y: Axis) -> list[Markup]:
-    parts = []
-    for tick in up.ticks():
-        at = up(tick)
-        parts.append(_line("grid", LEFT, at, WIDTH - RIGHT, at))
-        parts.append(element("text", number(tick), class_="tick", x=LEFT - 8, y=at, text_anchor="end"))
-    for tick in across.ticks(6):
-        if not x.is_whole or tick == round(tick):
-            at = across(tick)
-            parts.append(_line("tick", at, HEIGHT - BOTTOM, at, HEIGHT - BOTTOM + 4))
-            parts.append(
-                element("text", number(tick), class_="tick", x=at, y=HEIGHT - BOTTOM + 14, text_anchor="middle")
-            )
-    parts.append(_line("axis", LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM))
-    end = WIDTH - RIGHT
-    parts.append(element("text", y.label, class_="title", x=4, y=10))
-    parts.append(element("text", x.label, class_="title", x=end, y=HEIGHT - 8, text_anchor="end"))
-    return parts
 
 
 def _rule(rule: Rule, across: Scale) -> Markup:
     at = across(rule.x)
     side = {"x": at - 5, "text_anchor": "end"} if at > WIDTH / 2 else {"x": at + 5}
     label = element("text", rule.label, class_="rule", y=TOP - 8, **side)
-    return element("g", _line("rule", at, TOP - 14, at, HEIGHT - BOTTOM), label, class_="best")
+    return element("g", stroke("rule", at, TOP - 14, at, HEIGHT - BOTTOM), label, class_="best")
 
 
 def _path(line: Series, across: Scale, up: Scale) -> str:
@@ -286,31 +255,3 @@ def _cell(cell: Cell, size: int, left: float, top: float) -> Markup:
     shade = "count deep" if cell.strength > 0.5 else "count"
     text = element("text", cell.text, class_=shade, x=x + size / 2, y=y + size / 2, text_anchor="middle")
     return join(square, text)
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return element("line", class_=kind, x1=x1, y1=y1, x2=x2, y2=y2)
-
-
-def _svg(width: float, height: float, kind: str, name: str, *parts: Markup, **facts: Attribute) -> Markup:
-    return element(
-        "svg",
-        *parts,
-        class_=kind,
-        viewBox=f"0 0 {width:g} {height:g}",
-        width=width,
-        height=height,
-        role="img",
-        aria_label=name,
-        tabindex=None if "bars" in kind else "0",  # page.js answers keys in the others
-        **facts,
-    )
-
-
-def _shortened(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
-
-
-def _width(text: str) -> float:
-    """Width in ems, about: fonts differ, and a little too much room is better than too little."""
-    return sum(1.0 if unicodedata.east_asian_width(character) in "WF" else 0.62 for character in text)

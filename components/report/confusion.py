@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from components.report.charts import Axis, Bar, Cell, Series, bars, heat_map, line_chart, meter
+from components.report.charts import Bar, Cell, Series, bars, heat_map, line_chart, meter
+from components.report.drawing import Axis
 from components.report.markup import Markup, element, isolated, join
 from components.report.mistakes import (
     Bin,

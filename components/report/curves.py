@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
 
-from components.report.charts import Axis, Bar, Rule, Series, bars, line_chart
+from components.report.charts import Bar, Rule, Series, bars, line_chart
+from components.report.drawing import Axis
 from components.report.markup import Markup
 from components.report.page import Card, Column, Value, cards, details, figure, grid, page, section, table
-from components.report.scales import duration, number, percent
+from components.report.scales import duration, is_wide, number, percent
 from components.train.metrics import EpochResult
 
 FILE: Final = "curves.html"
@@ -56,7 +57,7 @@ def _losses(history: Sequence[EpochResult], best: EpochResult) -> Markup:
         Series("valid loss", epochs, [result.valid_loss for result in history], color=1),
         Series("train loss", epochs, [result.train_loss for result in history], color=2),
     ]
-    axis = Axis("loss", is_log=_is_wide([*series[0].y, *series[1].y]), with_zero=True)
+    axis = Axis("loss", is_log=is_wide([*series[0].y, *series[1].y], _LOG_RATIO), with_zero=True)
     rule = Rule(best.epoch, f"best: epoch {best.epoch}")
     chart = line_chart(series, _EPOCH, axis, name="Loss on the train and valid split in each epoch", rule=rule)
     text = "When the train loss falls and the valid loss rises, the model learns by heart."
@@ -126,12 +127,6 @@ def _table(history: Sequence[EpochResult]) -> Markup:
         for result in history
     ]
     return table("What each epoch measured", [Column(name, is_number=True) for name in names], rows)
-
-
-def _is_wide(values: Sequence[float]) -> bool:
-    """Whether values are too far apart for a straight axis."""
-    above = [value for value in values if math.isfinite(value) and value > 0]
-    return bool(above) and max(above) > _LOG_RATIO * min(above)
 
 
 def _or_infinite(loss: float) -> float:

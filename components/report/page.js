@@ -29,10 +29,13 @@ function sortable(table) {
       table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
       header.setAttribute("aria-sort", isUp ? "ascending" : "descending");
       const key = (row) => row.cells[header.cellIndex].dataset.value ?? row.cells[header.cellIndex].textContent;
-      const compare = header.classList.contains("number")
+      const isNumber = header.classList.contains("number");
+      const isMissing = (row) => isNumber && Number.isNaN(Number(key(row))); // these stay last either way
+      const compare = isNumber
         ? (a, b) => Number(key(a)) - Number(key(b))
         : (a, b) => key(a).localeCompare(key(b), undefined, { numeric: true });
-      body.append(...[...body.rows].sort((a, b) => (isUp ? compare(a, b) : compare(b, a))));
+      const order = (a, b) => isMissing(a) - isMissing(b) || (isMissing(a) ? 0 : isUp ? compare(a, b) : compare(b, a));
+      body.append(...[...body.rows].sort(order));
     });
   });
 }
@@ -113,6 +116,87 @@ function heat(svg) {
   show(-1, -1);
 }
 
+/** Where a mark is: the middle of a dot, the corners of a line. */
+function anchors(mark) {
+  if (mark.hasAttribute("cx")) return [[Number(mark.getAttribute("cx")), Number(mark.getAttribute("cy"))]];
+  const commands = mark.getAttribute("d").match(/[MLC][^MLCm]+/g); // a shape begins in its middle and goes on with small letters
+  const ends = commands.map((command) => command.match(/-?[\d.]+/g).map(Number).slice(-2));
+  return mark.classList.contains("dot") ? ends.slice(0, 1) : ends;
+}
+
+/** How far a line is from a point: straight up or down, or to its nearer end. */
+function distance(corners, isCurved, { x, y }) {
+  const after = corners.findIndex((corner) => corner[0] >= x);
+  if (after <= 0) {
+    const [endX, endY] = corners.at(after);
+    return Math.hypot(endX - x, endY - y);
+  }
+  const [[fromX, fromY], [toX, toY]] = [corners[after - 1], corners[after]];
+  const share = (x - fromX) / (toX - fromX || 1);
+  return Math.abs(fromY + (toY - fromY) * (isCurved ? share * share * (3 - 2 * share) : share) - y);
+}
+
+/** A chart with a mark for each trial; `tell` is called with the number of the one that is meant, or null. */
+function trialChart(svg, tell) {
+  const readout = svg.closest("figure").querySelector(".readout");
+  const isCurved = svg.classList.contains("parallel");
+  const isLines = svg.classList.contains("threads");
+  const marks = [...svg.querySelectorAll(".mark")].map((mark) => ({ mark, trial: mark.dataset.trial, corners: anchors(mark) }));
+  const byTrial = new Map(marks.map((found) => [found.trial, found]));
+  // Dots from the left; lines from the best, which is drawn last, on.
+  const order = isLines ? [...marks].reverse() : [...marks].sort((a, b) => a.corners[0][0] - b.corners[0][0] || a.corners[0][1] - b.corners[0][1]);
+  const light = shape(svg, isLines ? "path" : "circle", isLines ? "trace" : "ring");
+  let at = -1;
+  const show = (trial, where) => {
+    const found = byTrial.get(trial);
+    svg.classList.toggle("pointing", Boolean(found));
+    // The chart that was asked answers: nine answers at once would be read out, and move the page under the pointer.
+    readout.textContent = found && where === svg ? found.mark.querySelector("title").textContent : readout.dataset.hint;
+    place(light, { visibility: found ? "visible" : "hidden" });
+    if (found) place(light, isLines ? { d: found.mark.getAttribute("d") } : { cx: found.corners[0][0], cy: found.corners[0][1], r: 8 });
+  };
+  const go = (to) => {
+    at = to;
+    tell(order[at]?.trial ?? null, svg);
+  };
+  const point = (event) => {
+    const where = position(svg, event);
+    const far = order.map((found) => distance(found.corners, isCurved, where));
+    go(far.indexOf(Math.min(...far)));
+  };
+  svg.addEventListener("pointermove", point);
+  svg.addEventListener("pointerdown", point);
+  svg.addEventListener("pointerleave", () => go(-1));
+  svg.addEventListener("blur", () => go(-1));
+  svg.addEventListener("keydown", (event) => {
+    const [next, last] = [at + 1, order.length - 1];
+    const before = at < 0 ? last : at - 1;
+    const moves = { ArrowRight: next, ArrowDown: next, ArrowLeft: before, ArrowUp: before, Home: 0, End: last };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    go(Math.min(last, Math.max(0, moves[event.key])));
+  });
+  return show;
+}
+
+/** Whichever trial is meant in one chart, or in the table, is shown in all of them. */
+function trials() {
+  const rows = new Map([...document.querySelectorAll("tr[data-trial]")].map((row) => [row.dataset.trial, row]));
+  let shown = null;
+  const tell = (trial, where) => {
+    rows.get(shown)?.classList.remove("near");
+    rows.get(trial)?.classList.add("near");
+    shown = trial;
+    charts.forEach((show) => show(trial, where));
+  };
+  const charts = [...document.querySelectorAll("svg.trials")].map((svg) => trialChart(svg, tell));
+  rows.forEach((row, trial) => {
+    row.addEventListener("pointerenter", () => tell(trial));
+    row.addEventListener("pointerleave", () => tell(null));
+  });
+}
+
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("svg.lines").forEach(lines);
 document.querySelectorAll("svg.heat").forEach(heat);
+trials();

@@ -6,14 +6,14 @@ got into a page would not run, nor load.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from components.report.charts import swatch
-from components.report.markup import Child, Markup, element, join
+from components.report.markup import Attribute, Child, Markup, element, join
 
 DOCTYPE: Final = Markup("<!doctype html>\n")
 
@@ -80,9 +80,9 @@ def cards(entries: Sequence[Card]) -> Markup:
 
 
 def figure(
-    title: str, text: str, chart: Markup, *, legend: Sequence[tuple[int, str]] = (), hint: str | None = ""
+    title: str, text: str, chart: Markup, *, legend: Sequence[tuple[int | Markup, str]] = (), hint: str | None = ""
 ) -> Markup:
-    """A chart with its title, its legend (color and name of each series) and a line that tells of the mark pointed at.
+    """A chart with its title, its legend (color or drawing, and name) and a line that tells of the mark pointed at.
 
     Args:
         title: What is shown.
@@ -91,7 +91,7 @@ def figure(
         legend: Left out for a single series.
         hint: What the line says while nothing is pointed at; None for a chart whose marks say it all.
     """
-    keys = [element("li", swatch(color), name) for color, name in legend]
+    keys = [element("li", key if isinstance(key, Markup) else swatch(key), name) for key, name in legend]
     return element(
         "figure",
         element("figcaption", element("h3", title), element("p", text) if text else None),
@@ -106,13 +106,28 @@ def grid(*figures: Markup | None) -> Markup:
     return element("div", *figures, class_="grid")
 
 
-def table(caption: str, columns: Sequence[Column], rows: Sequence[Sequence[Child | Value]]) -> Markup:
-    """A table that sorts when a heading is clicked; in a box that scrolls."""
+def table(
+    caption: str,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[Child | Value]],
+    facts: Sequence[Mapping[str, Attribute]] = (),
+) -> Markup:
+    """A table that sorts when a heading is clicked; in a box that scrolls.
+
+    Args:
+        caption: What it shows.
+        columns: From the left.
+        rows: As they stand at first; a number that is none comes last, however they are sorted.
+        facts: Attributes of each row, for page.css and page.js; left out, there are none.
+    """
     heads = [
         element("th", element("button", column.name, type="button"), scope="col", class_=_kind(column))
         for column in columns
     ]
-    body = [element("tr", *(_cell(column, value) for column, value in zip(columns, row, strict=True))) for row in rows]
+    body = [
+        element("tr", *(_cell(column, value) for column, value in zip(columns, row, strict=True)), **fact)
+        for row, fact in zip(rows, facts or [{}] * len(rows), strict=True)
+    ]
     made = element(
         "table",
         element("caption", caption),

@@ -8,6 +8,8 @@ from typing import Final
 _NICE_STEPS: Final = (1, 2, 5, 10)
 _FEW_DECADES: Final = 3
 """On a logarithmic axis as short as this, ticks at 2 and 5 stand between the powers of ten."""
+_ALIKE: Final = 1e-12
+"""Values that differ by less than this share of themselves are one on an axis."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def fit(
     """
     shown = [value for value in values if math.isfinite(value) and (value > 0 or not is_log)]
     low, high = (min(shown), max(shown)) if shown else (1.0, 10.0) if is_log else (0.0, 1.0)
+    if are_alike(low, high):
+        low = high
     if is_log:
         low, high = (low, high) if high > low else (low / 2, high * 2)
         return Scale(low, high, start, end, is_log=True)
@@ -73,6 +77,17 @@ def fit(
         low, high = max(low, bounds[0]), min(high, bounds[1])
         low, high = (low, high) if high > low else bounds
     return Scale(low, high, start, end)
+
+
+def are_alike(low: float, high: float) -> bool:
+    """Whether two values are so near each other that steps between them would be lost in rounding."""
+    return high - low <= _ALIKE * max(abs(low), abs(high))
+
+
+def is_wide(values: Iterable[float], ratio: float) -> bool:
+    """Whether positive values are so far apart that only a logarithmic axis tells the small ones from each other."""
+    above = [value for value in values if math.isfinite(value) and value > 0]
+    return bool(above) and max(above) > ratio * min(above)
 
 
 def number(value: float) -> str:
@@ -117,9 +132,12 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    first, last = math.floor(math.log10(low)), min(307, math.ceil(math.log10(high)))  # 5e308 is no float any more
+    steps: tuple[float, ...]
     every = max(1, -(-(last - first) // (count + 1)))
     steps = (1, 2, 5) if last - first <= _FEW_DECADES else (1,)
+    if high <= 10 * low:
+        steps = (1, 1.5, 2, 3, 4, 5, 6, 8)
     ticks = [step * 10.0**power for power in range(first, last + 1, every) for step in steps]
     inside = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
     return inside if len(inside) > 1 else [low, high]

@@ -161,9 +161,9 @@ def hash_backbone(network: Network) -> str:
     return _hash(type(network.body).__name__, state)
 
 
-def hash_head(network: Network) -> str:
-    """sha256 of a network's head: names, values."""
-    return _hash(network.head_path, network.head.state_dict())
+def hash_head(path: str, head: nn.Module) -> str:
+    """sha256 of a head that is at `path` of its network: names, values."""
+    return _hash(path, head.state_dict())
 
 
 def _hash(title: str, state: Mapping[str, Tensor]) -> str:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
-
 from components.cache import Cache
 from components.data.decode import Progress, Split, decode_splits
 from components.data.index import Index
@@ -24,11 +22,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the loop is given."""
+    """What the loop is given: features, from which a head learns, or pixels, from which the whole network does."""
 
-    learner: nn.Module
     train: Source
     valid: Source
+    test: Source | None = None
+    """None when nobody looks at it while searching or training, as is best."""
+
+    @property
+    def are_features(self) -> bool:
+        """Whether the head alone learns."""
+        return isinstance(self.train, FeatureSource)
 
 
 def policy_of(settings: TrainSettings) -> Policy:
@@ -63,32 +67,40 @@ def choose(
 ) -> Inputs:
     """Choose the fastest way that learns the same, and say which it is and why.
 
+    Args:
+        network: What is to learn.
+        spec: What it sees.
+        splits: The train split and those that the loop is to be measured on: valid, and test if it is given.
+        settings: Of the training.
+        cache: Where features are kept.
+        world: Who shares their computation.
+        progress: Told how far it is.
+
     Raises:
         ConfigError: Cutmix is asked for where there are no pixels to cut.
     """
-    train, valid = splits["train"], splits["valid"]
-    policy = policy_of(settings)
+    train, policy = splits["train"], policy_of(settings)
     augmentation = None if policy == "none" else Augmentation(policy, settings.seed, spec.height)
-    pixels = PixelSource(valid.pixels, valid.targets)
+    others = {name: split for name, split in splits.items() if name != "train"}
     if settings.freeze == "backbone":
         extractor = Extractor(network, spec, _engine(settings, world), world, cache, progress)
-        if not world.any(not extractor.can_stand_in(valid)):
+        if not world.any(not extractor.can_stand_in(splits["valid"])):
             if settings.cutmix > 0:
                 raise ConfigError("--cutmix needs pixels and a frozen backbone learns from features: use --mixup")
-            return _features(network, extractor, train, valid, augmentation, settings.views)
+            return _features(extractor, train, others, augmentation, settings.views)
         logger.info("features cannot be kept: something comes behind the head; every epoch runs the whole network")
+    pixels = {name: PixelSource(split.pixels, split.targets) for name, split in others.items()}
     if augmentation is None:
         logger.info("learning from pixels: the whole network in every epoch, images decoded once")
-        return Inputs(network, PixelSource(train.pixels, train.targets), pixels)
+        return Inputs(PixelSource(train.pixels, train.targets), **pixels)
     logger.info("learning from pixels changed at random (%s), images decoded once", policy)
-    return Inputs(network, AugmentedSource(train.pixels, train.targets, augmentation, world.device), pixels)
+    return Inputs(AugmentedSource(train.pixels, train.targets, augmentation, world.device), **pixels)
 
 
 def _features(
-    network: Network,
     extractor: Extractor,
     train: Split,
-    valid: Split,
+    others: Mapping[str, Split],
     augmentation: Augmentation | None,
     num_views: int,
 ) -> Inputs:
@@ -102,8 +114,8 @@ def _features(
         extractor.features(train, "train" if views == 1 else f"train, view {view + 1}", augmentation, view)
         for view in range(views)
     ]
-    valid_source = FeatureSource([extractor.features(valid, "valid")], valid.targets)
-    return Inputs(network.head, FeatureSource(kept, train.targets), valid_source)
+    sources = {name: FeatureSource([extractor.features(split, name)], split.targets) for name, split in others.items()}
+    return Inputs(FeatureSource(kept, train.targets), **sources)
 
 
 def _engine(settings: TrainSettings, world: World) -> EngineName:

@@ -3,9 +3,7 @@
 import csv
 import io
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,22 +24,6 @@ logger = logging.getLogger(__name__)
 
 METRICS_TABLE: Final = "metrics.csv"
 CLASSES_TABLE: Final = "classes.csv"
-
-
-class Phases:
-    """A stopwatch for the parts of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measured(self, name: str) -> Iterator[None]:
-        """Count the time that the block takes as `name`."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def write_class_counts(labels: Sequence[str], targets: Mapping[str, NDArray[np.int64]], folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal
 
 from pydantic import model_validator
 
@@ -10,6 +10,14 @@ from components.config import StageSettings
 from serving.flags import setting
 
 hyperparameter = partial(setting, is_hyperparameter=True)
+
+OF_THE_LOOP: Final = frozenset(
+    {"epochs", "batch_size", "lr", "backbone_lr_factor", "optimizer", "schedule", "warmup", "weight_decay"}
+    | {"clip_norm", "label_smoothing", "class_weights", "ema", "mixup", "patience"}
+)
+"""What the loop alone is told: trainings that differ in nothing else stand on the same images and first weights."""
+OF_THE_HEAD: Final = frozenset({"head", "hidden", "dropout"})
+"""A new head is made in no time, unless it comes with the weights."""
 
 
 class TrainSettings(StageSettings):
@@ -128,6 +136,13 @@ class TrainSettings(StageSettings):
         "report", help="images that are in two splits: list them, leave them out of train and valid, or do not look"
     )
     max_unreadable: float = setting(0.01, help="largest share of files that may be unreadable and left out", ge=0, le=1)
+
+    @property
+    def foundation(self) -> tuple[tuple[str, Any], ...]:
+        """Hyperparameters that shape what a training stands on; see `components.train.prepare`."""
+        is_head_new = self.weights in {"default", "none"}
+        apart = OF_THE_LOOP | (OF_THE_HEAD if is_head_new else frozenset())
+        return tuple((name, value) for name, value in self.learnt_from().items() if name not in apart)
 
     @model_validator(mode="after")
     def _one_source_of_data(self) -> "TrainSettings":

@@ -41,6 +41,10 @@ class Network(nn.Module):
         """The classifier that replaced the architecture's own."""
         return self.body.get_submodule(self.head_path)
 
+    def replace(self, head: nn.Module) -> None:
+        """Put another head in the place of this one; torch's modules know no properties that can be set."""
+        _put(self.body, self.head_path, head)
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, K) of uint8 pixels (N, H, W, 3)."""
         logits: Tensor = self.body(self.normalise(pixels))
@@ -101,13 +105,17 @@ def replace_head(network: nn.Module, head: Head, num_labels: int) -> str:
     """
     layers = [(str(path), layer) for path, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     path, last = layers[-1]
-    parent, _, child = path.rpartition(".")
-    setattr(network.get_submodule(parent), child, _make_head(head, last, num_labels))
+    _put(network, path, make_head(head, last, num_labels))
     return path
 
 
-def _make_head(head: Head, last: nn.Linear | nn.Conv2d, num_labels: int) -> nn.Module:
-    """Layers of the kind of `last`, from its inputs to the labels."""
+def _put(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, child = path.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def make_head(head: Head, last: nn.Linear | nn.Conv2d, num_labels: int) -> nn.Module:
+    """Layers of the kind of `last`, from its inputs to the labels, with random weights."""
 
     def layer(inputs: int, outputs: int) -> nn.Module:
         return nn.Linear(inputs, outputs) if isinstance(last, nn.Linear) else nn.Conv2d(inputs, outputs, kernel_size=1)

@@ -48,7 +48,6 @@ class SameBatch:
 
 def images_per_s(source: Source, batch_size: int, dtype: torch.dtype) -> float:
     """Speed of the second of two epochs: the first finds the fastest kernels."""
-    torch.manual_seed(0)
     network = make_network("resnet50", Head(kind="linear"), LABELS, input_spec(SIZE), weights="none", freeze="none")
     network = network.cuda().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)

@@ -1,12 +1,14 @@
 import json
+import pprint
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.config import read_settings, unquote
+from components.config import MAX_HYPERPARAMETERS_BYTES, read_settings, unquote
 from components.environment import Environment
 from components.train.settings import TrainSettings
 from serving.errors import ConfigError
@@ -112,12 +114,66 @@ def test_a_wrong_flag_is_one_clear_sentence(arguments: list[str], message: str) 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+BEST = {
+    "_tuning_objective_metric": '"average test loss"',
+    "batch_size": '"32"',
+    "lr": "0.05",
+    "model": '"\\"resnet50\\""',
+    "sagemaker_container_log_level": "20",
+    "sagemaker_job_name": '"the dogs\' job"',
+    "sagemaker_program": '"hpo.py"',
+    "sagemaker_submit_directory": '"s3://bucket/job/source/sourcedir.tar.gz"',
+}
+"""What a tuning job's best training job has, as its SDK tells it."""
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr, pprint.pformat, lambda values: f"\n{values!r}\n"])
+def test_the_best_jobs_hyperparameters_are_read_as_they_are_printed(
+    tmp_path: Path, written: Callable[[dict[str, str]], str]
+) -> None:
+    path = tmp_path / "best.txt"
+    path.write_text(written(BEST))
+    for found in (read("--hyperparameters", str(path)), read(hyperparameters=path)):
+        assert (found.batch_size, found.lr, found.arch) == (32, 0.05, "resnet50")
+        assert found == read("--batch-size", "32", "--lr", "0.05", "--arch", "resnet50").model_copy(
+            update={"hyperparameters": found.hyperparameters}
+        )
+
+
+def test_a_printed_dictionary_of_other_literals_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "best.txt"
+    path.write_text("{'lr': 5e-2, \"epochs\": 3, 'patience': None, 'tensorboard': True, 'seed': +7,}")
+    found = read(hyperparameters=path)
+    assert (found.lr, found.epochs, found.patience, found.tensorboard, found.seed) == (0.05, 3, None, True, 7)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", "", "{,}", "{'lr': '0.1'", "{'lr': nan}", "{'lr': 1.2.3}", "{1: '2'}", "{'a' 'b': '1'}"),
+        *("{'lr': ['0.1']}", "{'lr': {'x': '1'}}", "{'lr': b'1'}", "{'lr': f'1'}", "{'lr': 0.1 * 2}", "{'lr', '0.1'}"),
+        *("['lr']", "'lr'", "{'lr': '\\N{no such letter}'}", "{'lr': " + "1" * 5000 + "}"),
+        *("[" * 100_000, "{'lr':" * 10_000, "{'lr': " + "-" * 100_000 + "1}", "{'lr': " + "(" * 100_000),
+        *("{'lr': '" + "\\'" * 100_000, "{" + "'lr': 1, " * 50_000, "{'lr': '0.1'}; import os"),
+        " " * MAX_HYPERPARAMETERS_BYTES + "{}",
+    ],
+    ids=lambda content: content[:20],
+)
 def test_a_file_of_hyperparameters_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "hyperparameters.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"hyperparameters\.json"):
+    with pytest.raises(ConfigError, match=r"hyperparameters\.json") as error:
         read(hyperparameters=path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_nothing_in_a_printed_dictionary_is_carried_out(tmp_path: Path) -> None:
+    proof, path = tmp_path / "proof", tmp_path / "best.txt"
+    path.write_text(f"{{'lr': open({str(proof)!r}, 'w').write('0.1')}}")
+    with pytest.raises(ConfigError, match=r"best\.txt"):
+        read(hyperparameters=path)
+    assert not proof.exists()
 
 
 def test_help_names_unit_default_and_range_and_needs_no_torch() -> None:

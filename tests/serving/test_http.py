@@ -147,3 +147,11 @@ def test_a_hangup_before_anybody_can_reload_is_made_up_for(bundle: Bundle, tmp_p
 def test_ping_is_answered_however_a_load_balancer_asks(server: Server, method: str) -> None:
     response = httpx.request(method, f"{server.url}/ping", timeout=20)
     assert (response.status_code, response.content) == (200, b"")
+
+
+def test_a_line_of_log_about_a_request_names_it(bundle: Bundle, tmp_path: Path) -> None:
+    with serving(bundle.folder, tmp_path / "log") as server:
+        server.wait_until_ready()
+        assert server.post(b"no picture", **{"X-Request-Id": "order-17"}).status_code == 400
+        line = next(line for line in server.log.splitlines() if ": 400 " in line)
+        assert line.endswith(" [request order-17]")

@@ -256,3 +256,20 @@ def test_a_label_that_looks_like_markup_is_text(tab: Tab, tmp_path: Path, own_bu
         opened(tab, server.wait_until_ready())
         assert tab.text("#all li") == hostile
         assert tab.count("#all img") == 0
+
+
+def test_of_a_server_of_many_models_it_says_where_they_are(tab: Tab, tmp_path: Path, bundle: Bundle) -> None:
+    with forked_serving(bundle.folder, tmp_path / "log", "--multi-model") as server:
+        tab.open(f"{server.url}/")
+        wait_for(lambda: "none is loaded yet" in tab.text("#about"), "the sentence")
+        assert f"{server.url}/models/NAME/invoke" in tab.text("#curl")
+        wanted = {"model_name": "big dogs", "url": str(bundle.folder)}
+        assert httpx.post(f"{server.url}/models", json=wanted, timeout=20).status_code == 200
+        tab.open(f"{server.url}/")
+        wait_for(lambda: tab.count("#addresses li") == 1, "the addresses")
+        address = tab.text("#addresses li")
+        assert address in tab.text("#curl")
+        asked = httpx.post(address, content=images.jpeg(), headers={"Content-Type": "image/jpeg"})
+        assert asked.status_code == 200
+        assert not tab.evaluate("document.querySelector('#drop').checkVisibility()")
+        assert not tab.evaluate("document.querySelector('#model').checkVisibility()")

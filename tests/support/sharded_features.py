@@ -28,7 +28,6 @@ def main(folder: Path, engine: EngineName) -> None:
 
 
 def _extract(world: World, folder: Path, engine: EngineName) -> int:
-    torch.manual_seed(0)
     torch.set_num_threads(max(1, 2 // world.size))
     network = make_network("resnet18", Head(kind="linear"), "abc", input_spec(32), weights="none", freeze="backbone")
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)

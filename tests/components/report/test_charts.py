@@ -5,7 +5,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from components.report.charts import Axis, Bar, Cell, Rule, Series, bars, heat_map, line_chart
+from components.report.charts import Bar, Cell, Rule, Series, bars, heat_map, line_chart
+from components.report.drawing import Axis
 from components.report.markup import Markup
 
 

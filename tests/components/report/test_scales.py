@@ -31,7 +31,20 @@ def test_a_short_logarithmic_axis_has_ticks_between_the_powers() -> None:
     assert fit([1, 100], 0, 60, is_log=True).ticks() == pytest.approx([1, 2, 5, 10, 20, 50, 100])
 
 
-@pytest.mark.parametrize("values", [[], [math.nan], [math.inf, -math.inf], [0.0], [5.0, 5.0], [-3.0]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [math.nan],
+        [math.inf, -math.inf],
+        [0.0],
+        [5.0, 5.0],
+        [-3.0],
+        [1e300, 1.0000000000000002e300],
+        [1e-300, 1e300],
+        [5e307],
+    ],
+)
 @pytest.mark.parametrize("is_log", [False, True])
 def test_an_axis_can_be_made_of_anything(values: list[float], is_log: bool) -> None:
     scale = fit(values, 0, 100, is_log=is_log)

@@ -39,7 +39,6 @@ def pictures() -> PixelSource:
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Run]:
     def make(*, freeze: bool = False, head: str = "linear", ema: float = 0.0, **plan: Any) -> Run:
-        torch.manual_seed(0)
         settled = Head(kind="mlp", dropout=0.5) if head == "mlp" else Head(kind="linear")
         labels = tuple("abc"[:NUM_LABELS])
         freezing: Freeze = "backbone" if freeze else "none"

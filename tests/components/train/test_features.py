@@ -34,7 +34,6 @@ def split() -> Split:
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    torch.manual_seed(0)
     return make_network(
         "resnet18", Head(kind="mlp", hidden=8), LABELS, input_spec(SIZE), weights="none", freeze="backbone"
     )
@@ -102,8 +101,9 @@ def test_features_are_computed_again_for_another_backbone_image_view_or_engine(
 ) -> None:
     extractor, computed = make_extractor(network, "torch")
     extractor.features(split, "1")
-    torch.manual_seed(1)
-    other = make_network("resnet18", Head(kind="linear"), LABELS, input_spec(SIZE), weights="none", freeze="backbone")
+    other = make_network(
+        "resnet18", Head(kind="linear"), LABELS, input_spec(SIZE), weights="none", freeze="backbone", seed=1
+    )
     make_extractor(other, "torch")[0].features(split, "2")
     changed = Split(split.samples, split.pixels, split.targets, ("changed", *split.digests[1:]), "pixels-2")
     extractor.features(changed, "3")

@@ -1,0 +1,1 @@
+"""Kubeflow as the launchers use it: manifests and component files, as data."""

@@ -1,0 +1,1 @@
+"""The tune stage: a hyperparameter search for about the price of one training."""
