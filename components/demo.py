@@ -21,11 +21,13 @@ import httpx
 
 from components.data.digits import write_digits
 
-TRAIN_FLAGS: Final = (
+COMMON_FLAGS: Final = (
     "--arch", "resnet18", "--weights", "none", "--freeze", "none", "--image-size", "32",
-    "--augment", "none", "--duplicates", "keep", "--epochs", "8", "--batch-size", "32", "--lr", "0.002",
-    "--weight-decay", "0.05",
+    "--augment", "none", "--duplicates", "keep", "--weight-decay", "0.05",
 )  # fmt: skip
+SPACE: Final = '{"lr": {"type": "continuous", "min": 0.0005, "max": 0.005, "scale": "log"}}'
+SEARCH_FLAGS: Final = ("--space", SPACE, "--trials", "4", "--epochs", "2", "--pruner", "none")
+EPOCHS: Final = "6"
 MIN_ACCURACY: Final = 0.95
 READY_WITHIN_S: Final = 60.0
 CLOSE_CALL: Final = 1e-4
@@ -38,33 +40,38 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where everything goes (default demo)")
     folder: Path = parser.parse_args(arguments).folder
     started = time.perf_counter()
-    data, model = folder / "digits", folder / "model"
+    data, search, model = folder / "digits", folder / "tune", folder / "model"
 
     _title(1, "Images: scikit-learn's handwritten digits as a folder of JPEGs")
     print(f"{write_digits(data)} images in {data}/{{train,valid,test}}/{{zero..nine}}")
 
-    _title(2, "Train")
-    train = ("-m", "components.train", "--data", str(data), "--model-dir", str(model), *TRAIN_FLAGS)
-    if _run(train) != 0:
+    _title(2, "Tune: a small search for the learning rate")
+    tune = ("-m", "components.tune", "--data", str(data), "--output-dir", str(search), *COMMON_FLAGS, *SEARCH_FLAGS)
+    if _run(tune) != 0:
+        return _failed("the search failed: see above")
+
+    _title(3, "Train with what it found")
+    found = ("--hyperparameters", str(search / "best_hyperparameters.json"), "--epochs", EPOCHS)
+    if _run(("-m", "components.train", "--data", str(data), "--model-dir", str(model), *found)) != 0:
         return _failed("training failed: see above")
 
-    _title(3, "Serve")
+    _title(4, "Serve")
     try:
         problem = _serve_and_ask(data, model)
     except (httpx.HTTPError, subprocess.CalledProcessError) as error:
         return _failed(f"the server did not answer as expected: {error}")
     if problem:
         return _failed(problem)
-    _ending(data, model, time.perf_counter() - started)
+    _ending(folder, time.perf_counter() - started)
     return 0
 
 
 def _serve_and_ask(data: Path, model: Path) -> str:
     """Returns what is wrong, or nothing."""
     with _server(model, _free_port()) as url:
-        _title(4, "Ask, with curl")
+        _title(5, "Ask, with curl")
         _curl(next(iter(sorted((data / "test" / "seven").glob("*.jpg")))), url)
-        _title(5, "Compare: the whole test split over HTTP against what train recorded")
+        _title(6, "Compare: the whole test split over HTTP against what train recorded")
         return compare(data, model, url) or _too_low(model)
 
 
@@ -166,7 +173,7 @@ def _free_port() -> int:
 
 
 def _title(number: int, text: str) -> None:
-    print(f"\n== {number}/5 {text}", flush=True)
+    print(f"\n== {number}/6 {text}", flush=True)
 
 
 def _failed(problem: str) -> int:
@@ -174,18 +181,21 @@ def _failed(problem: str) -> int:
     return 1
 
 
-def _ending(data: Path, model: Path, seconds: float) -> None:
+def _ending(folder: Path, seconds: float) -> None:
+    data, search, model = folder / "digits", folder / "tune", folder / "model"
     output = model.with_name(f"{model.name}.output")
     print(f"""
 All of it came out as promised, in {seconds:.0f} s.
 
   {data}/            the images
+  {search}/              tuning.html, trials.csv, best_hyperparameters.json
   {model}/             the bundle: what a server needs, nothing else
   {output}/      curves.html, confusion_matrix.html, metrics.jsonl
 
 What to try next:
   your own images     .venv/bin/python -m components.train --data DIR --model-dir out/model
                       DIR holds train/, valid/ and test/, each with a folder for each label; train/ alone will do
+  a search of yours   .venv/bin/python -m components.tune --data DIR --preset dogs-resnet18 --output-dir out/tune
   serve them          .venv/bin/python -m serving serve --model out/model --port 8080
   in Docker           make build up      (then: curl -X POST --data-binary @{next((data / "test").rglob("*.jpg"))} \\
                       -H 'Content-Type: image/jpeg' localhost:8080/invocations)

@@ -82,6 +82,7 @@ def _row(trial: Trial, objectives: Sequence[Objective], *, is_on_front: bool) ->
         **{objective.metric: value for objective, value in zip(objectives, trial.values, strict=False)},
         "epochs_done": len(trial.losses),
         "seconds": round(trial.seconds, 3),
+        "epochs_s": round(trial.epochs_s, 3),
         "is_on_front": is_on_front,
         "reason": trial.reason,
     }

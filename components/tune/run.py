@@ -5,6 +5,7 @@ import json
 import logging
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,13 +28,14 @@ from components.tune.foundations import Foundations
 from components.tune.ground import Ground
 from components.tune.latency import Latencies
 from components.tune.pool import Pool
+from components.tune.pruner import PrunerName
 from components.tune.results import write_best, write_table
 from components.tune.sampler import SeededSampler
 from components.tune.search import Search, trial_folder
 from components.tune.settings import DEFAULT_TRIALS, TuneSettings, search_space
 from components.tune.space import Space, describe
-from components.tune.storage import open_storage, own
-from components.tune.study import PrunerName, Study
+from components.tune.storage import answering, open_storage, own
+from components.tune.study import Study
 from components.tune.trials import Trial, chosen
 from components.tune.winner import Score, Winner
 from components.tune.worker import Post
@@ -73,12 +75,16 @@ def _tune(settings: TuneSettings, environment: Environment, progress: Progress) 
         cache = Cache(settings.cache_dir or default_folder(), settings.cache_limit_gb)
         workplace = Workplace(World(), cache, progress)
         foundations = Foundations(environment, workplace, with_test=_looks_at_test(settings), lists=place.output)
-        images = foundations.index(settings)  # what is wrong with them is said before anything starts
+        with workplace.phases.measured("index"):
+            images = foundations.index(settings)  # what is wrong with them is said before anything starts
         _announce(settings, space)
-        with Pool(_posts(settings, num_trials_of(settings, space), environment)) as pool:
+        with workplace.phases.measured("workers"):
+            hired = Pool(_posts(settings, num_trials_of(settings, space), environment))
+        with hired as pool:
             wants_latency = any(objective.metric == "latency_ms" for objective in settings.objectives)
             ground = Ground(foundations, workplace, Latencies(place.checkpoints) if wants_latency else None)
-            _Run(settings, space, place, workplace, ground, pool, images).complete()
+            with answering(settings.storage):
+                _Run(settings, space, place, workplace, ground, pool, images).complete()
     finally:
         give_up()
 
@@ -118,7 +124,7 @@ class _Run:
         kept = self.place.checkpoints / TRIALS / name  # of this study: another one's trials have the same numbers
         search = Search(study, settings, num_trials, self.ground, self.pool, board, kept)
         try:
-            with self.workplace.phases.measured("trials"):
+            with closing(study), self.workplace.phases.measured("trials"):
                 trials = search.run()
         finally:
             board.pause()  # also when it was stopped: a terminal without a cursor is no good to anybody
@@ -155,7 +161,8 @@ class _Run:
         if settings.keep_best:
             winner.write(self.place.model, output)
         path = write_best(output, found, list(self.space))
-        page = self._write_page(trials, study, score)
+        with self.workplace.phases.measured("page"):
+            page = self._write_page(trials, study, score)
         _summarise(trials, best, score, self.ground, self.workplace, settings)
         logger.info("best hyperparameters: %s (for train's --hyperparameters)", path)
         logger.info("trials: %s, %s", output / "trials.csv", page)

@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial
 
 SamplerName = Literal["tpe", "random", "grid"]
 
+INSTEAD_OF: Final = "instead_of"
+"""Attribute of a trial that is handed out for one whose machine died: the number of that one."""
 GRID_POINTS: Final = 5
 """Of a range of numbers, evenly spread on its scale, both ends among them."""
 
@@ -41,7 +43,7 @@ class SeededSampler(BaseSampler):
         self._kind = kind
         self._distributions = dict(distributions)
         self._seed = seed
-        self._lag = lag
+        self.lag = lag
         self._grid = _shuffled(grid(distributions), seed) if kind == "grid" else []
 
     @property
@@ -57,17 +59,13 @@ class SeededSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The hyperparameters of a trial."""
+        number: int = trial.user_attrs.get(INSTEAD_OF, trial.number)
         if self._kind == "grid":
-            return self._grid[trial.number % len(self._grid)]
-        shown = [
-            other
-            for other in study.get_trials(deepcopy=False)
-            if other.number <= trial.number - self._lag and other.state.is_finished()
-        ]
-        seed = int(np.random.default_rng((self._seed, trial.number)).integers(2**31))
+            return self._grid[number % len(self._grid)]
+        seed = int(np.random.default_rng((self._seed, number)).integers(2**31))
         sampler = TPESampler(seed=seed) if self._kind == "tpe" else RandomSampler(seed=seed)
         alone = optuna.create_study(directions=study.directions, sampler=sampler)
-        alone.add_trials(sorted(shown, key=lambda other: other.number))
+        alone.add_trials(shown(study.get_trials(deepcopy=False), number, self.lag))
         return alone.ask(search_space).params
 
     def sample_independent(
@@ -75,6 +73,12 @@ class SeededSampler(BaseSampler):
     ) -> Any:
         """Not asked for: everything is chosen together."""
         raise KeyError(param_name)
+
+
+def shown(trials: Sequence[FrozenTrial], number: int, lag: int) -> list[FrozenTrial]:
+    """Trials that the one of this number may be judged by: what they are does not depend on which are over first."""
+    found = [trial for trial in trials if trial.number <= number - lag and trial.state.is_finished()]
+    return sorted(found, key=lambda trial: trial.number)
 
 
 def grid(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
@@ -90,15 +94,17 @@ def _values(distribution: BaseDistribution) -> Sequence[Any]:
         case IntDistribution(low=low, high=high, log=is_log):
             return sorted({round(value) for value in _spread(low, high, is_log)})
         case FloatDistribution(low=low, high=high, log=is_log):
-            return sorted({min(max(value, low), high) for value in _spread(low, high, is_log)})
+            return _spread(low, high, is_log)
         case _:
             raise NotImplementedError(distribution)
 
 
 def _spread(low: float, high: float, is_log: bool) -> list[float]:
     if is_log:
-        return [math.exp(value) for value in np.linspace(math.log(low), math.log(high), GRID_POINTS)]
-    return [float(value) for value in np.linspace(low, high, GRID_POINTS)]
+        between = [math.exp(value) for value in np.linspace(math.log(low), math.log(high), GRID_POINTS)[1:-1]]
+    else:
+        between = [float(value) for value in np.linspace(low, high, GRID_POINTS)[1:-1]]
+    return [low, *between, high]  # the ends to the last digit
 
 
 def _shuffled(combinations: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,8 +22,8 @@ from serving.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-BEAT_S: Final = 10.0
-"""How often other machines are told that this one is alive, while trials take their time."""
+LOOK_S: Final = 2.0
+"""How often it is looked at what other machines do, while trials take their time."""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Search:
         self._objectives = settings.objectives
         self._running: dict[int, _Running] = {}
         self._began = time.monotonic()
-        self._is_out_of_time = False
+        self._said: set[str] = set()
 
     def run(self) -> list[Trial]:
         """Run trials until it is enough; returns all of them.
@@ -78,7 +79,7 @@ class Search:
         while True:
             if self._may_begin():
                 self._begin()
-            elif self._running:
+            elif self._running or self._awaits_others():
                 self._wait()
             else:
                 return self._study.trials()
@@ -90,9 +91,12 @@ class Search:
     def _may_begin(self) -> bool:
         if len(self._running) >= self._pool.size:
             return False
-        # A trial is shown those that are over by as many numbers as run at once; see `SeededSampler`.
-        if any(number <= self._study.next_number - self._pool.size for number in self._running):
+        # A trial is shown those that are over by as many numbers as run at once; see `SeededSampler`. Where other
+        # machines begin trials too, numbers run ahead, and what is shown depends on who is faster anyway.
+        oldest_shown = self._study.next_number - self._pool.size
+        if not self._study.is_shared and any(number <= oldest_shown for number in self._running):
             return False
+        self._study.look_after_others()
         return self._study.has_unfinished or self._why_enough() is None
 
     def _why_enough(self) -> str | None:
@@ -101,20 +105,25 @@ class Search:
             return "trials"
         limit_s, patience = self._settings.search_time_limit, self._settings.search_patience
         if limit_s is not None and time.monotonic() - self._began >= limit_s:
-            if not self._is_out_of_time:
-                logger.info("search time limit: %g s are over, no more trials are begun", limit_s)
-            self._is_out_of_time = True
+            self._say_once("search time limit: %g s are over, no more trials are begun", limit_s)
             return "time"
         if patience is not None:
             newest = max((trial.number for trial in chosen(trials, self._objectives)), default=-1)
             since = sum(trial.number > newest and trial.state != "running" for trial in trials)
             if since >= patience:
-                logger.info("search patience: no better trial among the last %d", since)
+                self._say_once("search patience: no better trial among the last %d", since)
                 return "patience"
         return None
 
+    def _say_once(self, text: str, *values: object) -> None:
+        if text not in self._said:
+            logger.info(text, *values)
+        self._said.add(text)
+
     def _begin(self) -> None:
-        asked = self._study.ask()
+        asked = self._study.ask(self._num_trials)
+        if asked is None:
+            return
         settings = self._settings.of_trial(asked.parameters)
         if not self._ground.is_ready(settings):
             while self._running:  # the pass takes all cores, and latency is measured in quiet
@@ -134,9 +143,15 @@ class Search:
         self._pool.start(Task(asked.number, settings, self.folder_of(asked.number)))
 
     def _wait(self) -> None:
-        for message in self._pool.messages(BEAT_S):
+        for message in self._pool.messages(LOOK_S if self._study.is_shared else None):
             self._take(message)
-        self._study.beat()
+
+    def _awaits_others(self) -> bool:
+        """Whether other machines have trials under way: the best is known when they are over, too."""
+        numbers = [trial.number for trial in self._study.trials() if trial.state == "running"]
+        if numbers:
+            self._say_once("waiting for what other machines have under way: trials %s", ", ".join(map(str, numbers)))
+        return bool(numbers)
 
     def _take(self, message: Message) -> None:
         match message:
@@ -162,19 +177,24 @@ class Search:
         losses = tuple(result.valid_loss for result in message.history)
         if running.is_pruned:
             reason = f"hopeless after epoch {len(losses)} of {running.settings.epochs}"
-            self._tell(message.number, Ended("pruned", losses=losses, seconds=message.seconds, reason=reason))
+            epochs_s = _epochs_s(message.history)
+            self._tell(message.number, Ended("pruned", (), losses, message.seconds, reason, epochs_s))
             return
         metrics = message.metrics | self._ground.latency_ms(running.settings)
         values = tuple(metrics[objective.metric] for objective in self._objectives)
-        self._tell(message.number, Ended("complete", values, losses, message.seconds))
+        self._tell(
+            message.number, Ended("complete", values, losses, message.seconds, epochs_s=_epochs_s(message.history))
+        )
 
     def _fail(self, message: Failed) -> None:
-        losses = tuple(result.valid_loss for result in self._running[message.number].history)
-        self._tell(message.number, Ended("failed", losses=losses, seconds=message.seconds, reason=message.reason))
+        history = self._running[message.number].history
+        losses = tuple(result.valid_loss for result in history)
+        self._tell(message.number, Ended("failed", (), losses, message.seconds, message.reason, _epochs_s(history)))
 
     def _tell(self, number: int, ended: Ended) -> None:
         self._running.pop(number)
         self._study.tell(number, ended)
+        worker.forget_checkpoints(self.folder_of(number))
         trials = self._study.trials()
         kept = {trial.number for trial in chosen(trials, self._objectives)} | self._running.keys()
         for trial in trials:
@@ -186,6 +206,10 @@ class Search:
 def trial_folder(folder: Path, number: int) -> Path:
     """Of one trial."""
     return folder / f"{number:05d}"
+
+
+def _epochs_s(history: Sequence[EpochResult]) -> float:
+    return sum(result.seconds for result in history)
 
 
 def _so_far(objective: Objective, history: list[EpochResult]) -> float | None:

@@ -2,28 +2,28 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.storages import BaseStorage, fail_stale_trials
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import NopPruner
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from components.tune import importance, pruner
+from components.tune.heartbeat import Heartbeat
 from components.tune.objective import Objective
-from components.tune.sampler import SeededSampler
+from components.tune.pruner import Other, PrunerName
+from components.tune.sampler import SeededSampler, shown
 from components.tune.space import Value
 from components.tune.trials import State, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logger = logging.getLogger(__name__)
-
-PrunerName = Literal["asha", "median", "none"]
 
 OWNER: Final = "owner"
 OUTCOME: Final = "outcome"
@@ -32,7 +32,6 @@ STATES: Final[dict[TrialState, State]] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
 }
 
 
@@ -55,13 +54,7 @@ class Ended:
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
     reason: str = ""
-
-
-def make_pruner(name: PrunerName) -> BasePruner:
-    """ASHA (Li et al. 2020, arXiv 1810.05934) halves at each step; the median's waits for five trials."""
-    if name == "asha":
-        return SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-    return MedianPruner() if name == "median" else NopPruner()
+    epochs_s: float = 0.0
 
 
 class Study:
@@ -94,14 +87,29 @@ class Study:
             storage=storage,
             study_name=name,
             sampler=sampler,
-            pruner=make_pruner(pruner if len(objectives) == 1 else "none"),
+            pruner=NopPruner(),
             directions=[objective.direction for objective in objectives],
             load_if_exists=True,
         )
+        self._objective = objectives[0]
+        self._pruner: PrunerName = pruner if len(objectives) == 1 else "none"
+        self._lag = sampler.lag
         self._distributions = dict(distributions)
         self._owner = owner
         self._running: dict[int, optuna.Trial] = {}
+        self._heartbeat = Heartbeat(self._study)
         self._left = [trial for trial in self._frozen() if trial.state == TrialState.RUNNING and self._is_own(trial)]
+        for trial in self._left:
+            self._heartbeat.begin(trial._trial_id)  # noqa: SLF001  # no other way to it
+
+    def close(self) -> None:
+        """Give no more signs of life: other machines are given what is under way."""
+        self._heartbeat.close()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may work on it."""
+        return self._heartbeat.is_shared
 
     @property
     def has_unfinished(self) -> bool:
@@ -113,54 +121,82 @@ class Study:
         """Of the trial that is handed out next, unless another machine is faster."""
         return self._left[0].number if self._left else len(self._frozen())
 
-    def ask(self) -> Asked:
-        """The next trial: one that was left unfinished, one that a dead machine left, or a new one."""
-        if self._left:
+    def ask(self, num_trials: int) -> Asked | None:
+        """The next trial: one that was left unfinished, one that a dead machine left, or a new one.
+
+        Args:
+            num_trials: In all.
+
+        Returns:
+            None when there is none after all, since other machines were faster.
+        """
+        is_again = bool(self._left)
+        if is_again:
             found = self._left.pop(0)
-            trial, is_again = optuna.Trial(self._study, found._trial_id), True  # noqa: SLF001  # no other way back
+            trial = optuna.Trial(self._study, found._trial_id)  # noqa: SLF001  # no other way back
         else:
-            with _unwarned():
-                fail_stale_trials(self._study)
-            trial, is_again = self._study.ask(), False
-        trial.set_user_attr(OWNER, self._owner)
-        parameters = {name: _suggested(trial, name, given) for name, given in self._distributions.items()}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that nobody beats for it: `Heartbeat` does
+                trial = self._study.ask()
+            self._heartbeat.begin(trial._trial_id)  # noqa: SLF001
+            if sum(not _is_lost(other) for other in self._frozen() if other.number < trial.number) >= num_trials:
+                self._end(trial, None, TrialState.FAIL)
+                return None
+        try:
+            trial.set_user_attr(OWNER, self._owner)
+            parameters = {name: _suggested(trial, name, given) for name, given in self._distributions.items()}
+        except UpdateFinishedTrialError:
+            self._lose(trial)
+            return None
         self._running[trial.number] = trial
         return Asked(trial.number, parameters, is_again)
 
     def is_hopeless(self, number: int, epoch: int, value: float) -> bool:
         """Whether the trial may as well end after `epoch` (from 1), at which its objective was `value`."""
-        if isinstance(self._study.pruner, NopPruner):
+        if self._pruner == "none":
             return False
-        trial = self._running[number]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an epoch that was reported before a restart is reported again
-            trial.report(value, epoch)
-        return bool(trial.should_prune())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # an epoch that was reported before a restart is reported again
+                self._running[number].report(value, epoch)
+        except UpdateFinishedTrialError:
+            return True  # it is another machine's by now
+        others = [
+            Other(trial.intermediate_values, trial.state == TrialState.COMPLETE)
+            for trial in shown(self._frozen(), number, self._lag)
+        ]
+        return pruner.is_hopeless(self._pruner, self._objective, epoch, value, others)
 
     def tell(self, number: int, ended: Ended) -> None:
         """Take in how a trial ended."""
         trial = self._running.pop(number)
-        outcome = {"losses": list(ended.losses), "seconds": ended.seconds, "reason": ended.reason}
-        trial.set_user_attr(OUTCOME, outcome)
+        outcome = {
+            "state": ended.state,
+            "losses": list(ended.losses),
+            "seconds": ended.seconds,
+            "epochs_s": ended.epochs_s,
+            "reason": ended.reason,
+        }
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        self._study.tell(trial, list(ended.values) or None, state=states[ended.state])
+        try:
+            trial.set_user_attr(OUTCOME, outcome)
+            self._end(trial, list(ended.values) or None, states[ended.state])
+        except UpdateFinishedTrialError:
+            self._lose(trial)
 
-    def beat(self) -> None:
-        """Let other machines know that this one is alive."""
-        storage = self._study._storage  # noqa: SLF001  # a study does not give it
-        if isinstance(storage, optuna.storages._heartbeat.BaseHeartbeat) and storage.get_heartbeat_interval():  # noqa: SLF001
-            for trial in self._running.values():
-                storage.record_heartbeat(trial._trial_id)  # noqa: SLF001
+    def look_after_others(self) -> None:
+        """Queue again what machines left that are dead by now."""
+        if self.is_shared:
+            silent = [trial for trial in self._frozen() if trial.state == TrialState.RUNNING and not _has_owner(trial)]
+            self._heartbeat.look_after(trial._trial_id for trial in silent)  # noqa: SLF001
 
     def trials(self) -> list[Trial]:
-        """All but those that a dead machine left and that were handed out again, in order of their numbers."""
-        return [_record(trial) for trial in self._frozen() if not _is_lost(trial)]
+        """All that were begun, but those that a dead machine left, in order of their numbers."""
+        begun = (trial for trial in self._frozen() if trial.state != TrialState.WAITING)
+        return [_record(trial) for trial in begun if not _is_lost(trial)]
 
     def importances(self) -> dict[str, float]:
-        """How much each setting matters for the first objective, adding up to 1; empty when too little is known.
-
-        Source: Watanabe, Bansal and Hutter 2023, PED-ANOVA.
-        """
+        """How much each setting matters for the first objective, adding up to 1; empty when too little is known."""
         complete = [trial for trial in self._frozen() if trial.state == TrialState.COMPLETE]
         if len(complete) < 4 or len({trial.values[0] for trial in complete}) < 2:
             return {}
@@ -171,14 +207,24 @@ class Study:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings that had one value in all trials
-            found: dict[str, float] = optuna.importance.get_param_importances(alone)
-        return found
+            return importance.shares(alone)
 
     def _frozen(self) -> list[FrozenTrial]:
         return sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
     def _is_own(self, trial: FrozenTrial) -> bool:
-        return bool(trial.user_attrs.get(OWNER, self._owner) == self._owner)
+        """In a study that several machines share, one without an owner may be one that another has just begun."""
+        return not self.is_shared or bool(trial.user_attrs.get(OWNER) == self._owner)
+
+    def _end(self, trial: optuna.Trial, values: list[float] | None, state: TrialState) -> None:
+        self._heartbeat.end(trial._trial_id)  # noqa: SLF001
+        self._study.tell(trial, values, state=state, skip_if_finished=True)
+
+    def _lose(self, trial: optuna.Trial) -> None:
+        self._heartbeat.end(trial._trial_id)  # noqa: SLF001
+        logger.warning(
+            "trial %d was taken from this machine, which was silent for too long; another one runs it", trial.number
+        )
 
 
 def _suggested(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Value:
@@ -208,16 +254,15 @@ def _record(trial: FrozenTrial) -> Trial:
         ended=trial.datetime_complete,
         seconds=outcome.get("seconds", 0.0),
         reason=outcome.get("reason", ""),
+        epochs_s=outcome.get("epochs_s", 0.0),
     )
 
 
+def _has_owner(trial: FrozenTrial) -> bool:
+    return OWNER in trial.user_attrs
+
+
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Failed without anybody to say why: its machine died, and it was handed out again under another number."""
-    return trial.state == TrialState.FAIL and OUTCOME not in trial.user_attrs
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        yield
+    """Failed without anybody to say so: its machine died, or it was one too many."""
+    outcome: Mapping[str, Any] = trial.user_attrs.get(OUTCOME, {})
+    return trial.state == TrialState.FAIL and outcome.get("state") != "failed"

@@ -112,7 +112,7 @@ def work(connection: Connection, post: Post) -> None:
         while True:
             task: Task = connection.recv()
             connection.send(_attempt(task, foundations, world, connection))
-    except (Stopped, EOFError, BrokenPipeError):
+    except (Stopped, EOFError, ConnectionError):
         pass
     finally:
         os._exit(0)  # whatever threads libraries still have
@@ -181,8 +181,13 @@ class _Relay(Observer):
 
 def _attempt(task: Task, foundations: Foundations, world: World, connection: Connection) -> Message:
     def may_go_on(result: EpochResult) -> bool:
-        connection.send(Epoch(task.number, result))
-        answer: bool = connection.recv()
+        try:
+            connection.send(Epoch(task.number, result))
+            answer: bool = connection.recv()
+        except (EOFError, ConnectionError):
+            if stop_signal.is_pending:
+                return True  # the search is being stopped: what was learnt is saved before this process is
+            raise
         return answer
 
     started = time.perf_counter()
@@ -191,7 +196,7 @@ def _attempt(task: Task, foundations: Foundations, world: World, connection: Con
         started = time.perf_counter()
         run, metrics = train_trial(task, prepared, world, may_go_on)
         return Done(task.number, metrics, tuple(run.history), time.perf_counter() - started)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):
         raise
     except Exception as error:  # whatever it is, it is this trial's, and others may do better
         return Failed(task.number, why(error, task.number), time.perf_counter() - started)
@@ -206,11 +211,15 @@ def why(error: Exception, number: int) -> str:
 
 
 def _keep(run: Run, folder: Path) -> None:
-    """Keep weights and history; checkpoints have served."""
+    """Keep weights and history; checkpoints stay until the study knows, else a kill would cost the whole trial."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.written_aside(folder / WEIGHTS) as aside:
         save_file({name: tensor.contiguous() for name, tensor in run.best_state.items()}, aside)
     files.write_text(folder / HISTORY, as_jsonl(run.history))
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a trial that is over."""
     for path in folder.glob("checkpoint-*.pt"):
         path.unlink(missing_ok=True)
 
