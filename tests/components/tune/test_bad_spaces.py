@@ -67,7 +67,7 @@ REFUSED: Final = {
     ),
     "a storage that is no URL": (
         ("--space", LR, "--storage", "localhost"),
-        '--storage got no URL, expected one such as postgresql://USER@HOST/NAME',
+        "--storage got no URL, expected one such as postgresql://USER@HOST/NAME",
     ),
     "no trials": (("--space", LR, "--trials", "0"), '--trials got "0", expected a whole number at least 1'),
     "an unknown sampler": (
