@@ -34,7 +34,7 @@ from components.tune.sampler import SeededSampler
 from components.tune.search import Search, trial_folder
 from components.tune.settings import DEFAULT_TRIALS, TuneSettings, search_space
 from components.tune.space import Space, describe
-from components.tune.storage import answering, open_storage, own
+from components.tune.storage import answering, hang_up, open_storage, own
 from components.tune.study import Study
 from components.tune.trials import Trial, chosen
 from components.tune.winner import Score, Winner
@@ -106,8 +106,9 @@ class _Run:
         if sampler.num_combinations is not None:
             num_trials = min(num_trials, sampler.num_combinations)
         name = self._name()
+        storage = open_storage(settings.storage, self.place.checkpoints)
         study = Study(
-            open_storage(settings.storage, self.place.checkpoints),
+            storage,
             name,
             settings.objectives,
             sampler,
@@ -126,6 +127,7 @@ class _Run:
             trials = search.run()
         board.pause()
         self._conclude(trials, study, kept)
+        hang_up(storage)
 
     def _name(self) -> str:
         """Of the study: whatever makes it this search and no other is hashed."""

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # what its own locks are made of
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.pool import NullPool
 
 from components.tune.sampler import INSTEAD_OF
 from serving.errors import ConfigError
@@ -91,7 +92,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     is_postgresql = scheme.partition("+")[0] in DRIVERS
     arguments: dict[str, Any] = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}} if is_postgresql else {}
     try:
-        return _open_database(f"{DRIVERS.get(scheme, scheme)}://{rest}", {"pool_pre_ping": True, **arguments})
+        return _open_database(f"{DRIVERS.get(scheme, scheme)}://{rest}", arguments)
     except Exception as error:  # SQLAlchemy and each driver raise their own kinds
         raise ConfigError(f"--storage {without_password(url)} cannot be used: {_reason(error, url)}") from error
 
@@ -110,6 +111,12 @@ def answering(url: str | None) -> Iterator[None]:
             f"--storage {without_password(url or '')} stopped answering: {_reason(error, url or '')}; the same command "
             "goes on when it is back"
         ) from error
+
+
+def hang_up(storage: BaseStorage) -> None:
+    """Close the connections to a database; it may be asked again all the same."""
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
 
 
 def is_shared(storage: BaseStorage) -> bool:
@@ -144,19 +151,20 @@ def _open_journal(folder: Path) -> BaseStorage:
 def _open_database(url: str, arguments: dict[str, Any]) -> BaseStorage:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(
-                    url,
-                    engine_kwargs=arguments,
-                    heartbeat_interval=HEARTBEAT_S,
-                    grace_period=GRACE_S,
-                    heartbeat_stale_trial_callback=_hand_out_again,
-                )
+            RDBStorage(url, engine_kwargs={"poolclass": NullPool, **arguments})  # makes the tables, and hangs up
+            break
         except Exception as error:
             if attempt == ATTEMPTS or "exists" not in str(error):
                 raise
-    raise AssertionError
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(
+            url,
+            engine_kwargs={"pool_pre_ping": True, **arguments},
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=_hand_out_again,
+        )
 
 
 def _hand_out_again(study: optuna.Study, trial: FrozenTrial) -> None:
