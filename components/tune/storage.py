@@ -87,14 +87,14 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigError("--storage got no URL, expected one such as postgresql://USER@HOST/NAME")
-    if any("@" in secret for secret in _secrets(url)):
+    if any("@" in found["secret"] for pattern in SECRETS for found in pattern.finditer(url)):
         raise ConfigError(f"--storage {without_password(url)} has an @ in its password, expected %40 in its place")
     is_postgresql = scheme.partition("+")[0] in DRIVERS
     arguments: dict[str, Any] = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}} if is_postgresql else {}
     try:
         return _open_database(f"{DRIVERS.get(scheme, scheme)}://{rest}", arguments)
     except Exception as error:  # SQLAlchemy and each driver raise their own kinds
-        raise ConfigError(f"--storage {without_password(url)} cannot be used: {_reason(error, url)}") from error
+        raise ConfigError(f"--storage {without_password(url)} cannot be used: {_reason(error)}") from error
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def answering(url: str | None) -> Iterator[None]:
         yield
     except StorageInternalError as error:
         raise ConfigError(
-            f"--storage {without_password(url or '')} stopped answering: {_reason(error, url or '')}; the same command "
+            f"--storage {without_password(url or '')} stopped answering: {_reason(error)}; the same command "
             "goes on when it is back"
         ) from error
 
@@ -190,14 +190,7 @@ def _last_line(path: Path) -> bytes:
     return path.read_bytes().rstrip(b"\n").rpartition(b"\n")[2] if path.exists() else b""
 
 
-def _reason(error: Exception, url: str) -> str:
-    """What the driver says, in one line without the password."""
+def _reason(error: Exception) -> str:
+    """What the driver says, in one line; none of them says the password."""
     cause = error.__cause__ or error
-    reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-    for secret in _secrets(url):
-        reason = reason.replace(secret, "***")
-    return reason
-
-
-def _secrets(url: str) -> list[str]:
-    return [found["secret"] for pattern in SECRETS for found in pattern.finditer(url) if found["secret"]]
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
