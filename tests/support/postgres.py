@@ -44,7 +44,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         (root / "password").write_text(PASSWORD)
         flags = ("--auth=scram-sha-256", f"--username={USER}", f"--pwfile={root}/password", "--no-sync", "--locale=C")
-        command = [programs / "initdb", f"--pgdata={root}/data", "--encoding=UTF8", *flags]
+        command = [str(programs / "initdb"), f"--pgdata={root}/data", "--encoding=UTF8", *flags]
         subprocess.run(command, check=True, capture_output=True, cwd=root, **_unprivileged())
 
     def url(self, database: str = "postgres") -> str:
@@ -61,14 +61,15 @@ class Server:
         """Start it, and wait until it answers."""
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self._root}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [self._programs / "postgres", "-D", self._root / "data", "-F", *options]
+        command = [str(self._programs / "postgres"), "-D", str(self._root / "data"), "-F", *options]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._root, **_unprivileged())
+            process = subprocess.Popen[bytes](command, stdout=log, stderr=log, cwd=self._root, **_unprivileged())
+        self._process = process
         for _ in range(int(START_TIMEOUT_S / POLL_S)):
             if READY in self._log.read_text():
                 return
             try:
-                self._process.wait(POLL_S)
+                process.wait(POLL_S)
                 break
             except subprocess.TimeoutExpired:
                 continue

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from components.config import read_settings
 from components.environment import Environment
 from components.tune import run, storage
+from components.tune.sampler import INSTEAD_OF
 from components.tune.settings import TuneSettings
 from components.tune.storage import hang_up, open_storage
 from serving.errors import ConfigError
@@ -113,7 +114,7 @@ def test_two_machines_share_a_search(url: str, places: tuple[Place, Place], reco
 def test_a_machine_that_is_killed_goes_on_with_its_own_trial_while_the_other_works(
     url: str, places: tuple[Place, Place]
 ) -> None:
-    flags = (*LONG, "--storage", url, "--trials", "8", "--epochs", "25", "--checkpoint-interval-s", "0")
+    flags = (*LONG, "--storage", url, "--trials", "8", "--epochs", "12", "--checkpoint-interval-s", "0")
     killed, other = (Attempt(place.root, place.command(*flags)) for place in places)
     killed.until(lambda: has_under_way(url, places[0]))
     killed.kill()
@@ -128,7 +129,7 @@ def test_a_machine_that_is_killed_goes_on_with_its_own_trial_while_the_other_wor
 def test_a_dead_machines_trial_is_given_to_another_after_a_while(
     url: str, places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flags = (*LONG, "--storage", url, "--trials", "3", "--epochs", "25", "--checkpoint-interval-s", "0")
+    flags = (*LONG, "--storage", url, "--trials", "3", "--epochs", "12", "--checkpoint-interval-s", "0")
     dead = Attempt(places[0].root, places[0].command(*flags))
     dead.until(lambda: bool(begun(url, places[0])))
     dead.kill()
@@ -142,7 +143,8 @@ def test_a_dead_machines_trial_is_given_to_another_after_a_while(
     found = trials(url)
     states = [trial.state for trial in found]
     assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert found[3].params == {**found[3].params, **left.params}
+    (instead,) = (trial for trial in found if trial.user_attrs.get(INSTEAD_OF) == left.number)
+    assert instead.params == {**instead.params, **left.params}
     assert [row["TrainingJobName"] for row in table(places[1])] == ["trial-00001", "trial-00002", "trial-00003"]
     again = Attempt(places[0].root, places[0].command(*flags), 1)  # which is back, and finds nothing to do
     again.end()
