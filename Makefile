@@ -33,6 +33,9 @@ soak: .venv/installed  ## Do to the server all that it must survive, in full: tw
 bench-train: .venv/installed  ## Measure a training against the script that people copy: 30 minutes (ARGS="--pictures 400")
 	@$(PYTHON) -m tests.bench.train $(ARGS)
 
+bench-tune: .venv/installed  ## Measure a search against as many runs of the script that people copy (ARGS="--pictures 400")
+	@$(PYTHON) -m tests.bench.tune $(ARGS)
+
 bench-gpu: .venv/installed  ## Measure full fine-tuning on this machine's GPU against the same loop without data
 	@$(PYTHON) -m tests.bench.gpu $(ARGS)
 
@@ -67,4 +70,4 @@ clean:  ## Remove the demo's results and the caches; .venv and the images stay
 	rm -rf demo out .mypy_cache .ruff_cache .pytest_cache
 	find components serving tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help demo setup lock lint format test soak bench-train bench-gpu bench-serve bench-decode bench-serve-gpu data weights build push up down clean
+.PHONY: help demo setup lock lint format test soak bench-train bench-tune bench-gpu bench-serve bench-decode bench-serve-gpu data weights build push up down clean

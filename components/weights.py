@@ -10,12 +10,11 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision import models
-from torchvision.models.vision_transformer import interpolate_embeddings
 
 from serving import bundle
 from serving.bundle import Bundle, Head
 from serving.engines.torch_network import Network, Weights
+from serving.engines.torch_vision import models
 from serving.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -221,7 +220,7 @@ def _fit_positions(given: Weights, wanted: Weights, network: Network) -> Weights
         return given
     image_size, patch_size = int(network.body.image_size), int(network.body.patch_size)  # type: ignore[arg-type]
     try:
-        fitted: Weights = interpolate_embeddings(image_size, patch_size, dict(given))
+        fitted: Weights = models.vision_transformer.interpolate_embeddings(image_size, patch_size, dict(given))
     except ValueError:  # not of a square picture, or of another width: reported with the shapes
         return given
     logger.info("weights: positions are interpolated to pictures of %d px", image_size)

@@ -1,5 +1,6 @@
 """`python -m serving serve`: the serving image's entrypoint."""
 
+import errno
 import logging
 import os
 import signal
@@ -8,6 +9,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from typing import Final
+
+if __name__ == "__main__":  # a stop while the rest is imported ends in a traceback, or as process 1 goes unheard
+    for early in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(early, lambda *_: os._exit(0))
 
 from serving import logs
 from serving.errors import ConfigError, UserError
@@ -79,8 +84,10 @@ def bind(host: str, port: int, flag: str = "--port") -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(f"cannot listen on {host} port {port}: {reason}; choose another with {flag}") from error
+        is_of_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        remedy = "--host takes an address of this machine" if is_of_host else f"choose another with {flag}"
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}; {remedy}") from error
 
 
 def _leave(code: int) -> None:

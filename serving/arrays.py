@@ -70,21 +70,41 @@ def to_pixels(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRan
 
 
 def _to_8_bits(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRange) -> Pixels:
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        values = array.astype(np.float32)
-        if pixel_range == "normalized":
-            values = values * np.array(spec.std, np.float32) + np.array(spec.mean, np.float32)
+    values = _to_unit(array, spec, pixel_range)
     if not np.isfinite(values).all():
         raise InvalidInput("the array has values that are not finite")
-    low, high = float(values.min()), float(values.max())
-    if low < -SLACK or high > 1 + SLACK:
-        other = next(name for name in PIXEL_RANGES if name != pixel_range)
+    if not _is_unit(values):
+        low, high = float(values.min()), float(values.max())
         raise InvalidInput(
             f"read as pixel_range={pixel_range}, the array's pixels reach from {low:.3g} to {high:.3g}, expected 0 to 1"
-            f": send uint8, or the custom attribute pixel_range={other}"
+            f": {_advice(array, spec, pixel_range)}"
         )
     pixels: Pixels = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return pixels
+
+
+def _to_unit(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRange) -> NDArray[np.float32]:
+    """0..1, if the array is what it is said to be."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the caller
+        values = array.astype(np.float32)
+        if pixel_range == "normalized":
+            values = values * np.array(spec.std, np.float32) + np.array(spec.mean, np.float32)
+        return values
+
+
+def _is_unit(values: NDArray[np.float32]) -> bool:
+    return bool(values.min() >= -SLACK and values.max() <= 1 + SLACK)
+
+
+def _advice(array: NDArray[np.generic], spec: InputSpec, pixel_range: PixelRange) -> str:
+    """What would be read: the same array under the other name, only where that is so."""
+    other = next(name for name in PIXEL_RANGES if name != pixel_range)
+    if _is_unit(_to_unit(array, spec, other)):
+        return f"send uint8, or the custom attribute pixel_range={other}"
+    values = array.astype(np.float64)
+    if values.min() >= 0 and values.max() <= 255:
+        return "0 to 255 is read as uint8 alone, send the array as that"
+    return "send uint8 from 0 to 255, or floats from 0 to 1 with the custom attribute pixel_range=unit"
 
 
 def check_shape(shape: Sequence[int]) -> None:

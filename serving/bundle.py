@@ -259,7 +259,11 @@ def unpack(archive: Path, into: Path) -> None:
         with tarfile.open(archive, "r:*", tarinfo=_Member) as tar:
             _extract(tar, into)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise BundleError(f"{str(archive)!r} is not a readable tar archive: {error}") from error
+        # Of what is none at all, tarfile says so in a line for each compression that it knows.
+        reason = "it is none, or damaged" if "\n" in str(error) else str(error)
+        raise BundleError(
+            f"{str(archive)!r} is not a readable tar archive ({reason}): give the folder that train wrote, or {ARCHIVE}"
+        ) from error
 
 
 def describe_file(path: Path) -> FileRecord:
@@ -272,7 +276,9 @@ def describe_file(path: Path) -> FileRecord:
 def _read_manifest(path: Path) -> Manifest:
     where = f"bundle in {str(path.parent)!r}"
     if not path.is_file() or path.is_symlink():
-        raise BundleError(f"{where} has no {MANIFEST}: it is not a bundle, or train has not finished writing it")
+        inside = sorted(str(found.parent) for found in path.parent.glob(f"*/{MANIFEST}"))
+        hint = f"; give {inside[0]!r}, which is one" if inside else ""
+        raise BundleError(f"{where} has no {MANIFEST}: it is not a bundle, or train has not finished writing it{hint}")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{where} has a {MANIFEST} of {path.stat().st_size} bytes, at most {MAX_MANIFEST_BYTES}")
     try:

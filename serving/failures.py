@@ -53,6 +53,11 @@ Documented = dict[int | str, dict[str, Any]]
 """Answers of a route by status code, as FastAPI's `responses` has them."""
 CALLER_GONE: Final = 499  # nginx's code for it; nobody is there to read it
 RETRY_AFTER_S: Final = 1
+ELSEWHERE: Final = (
+    (re.compile("/reload"), "; POST /reload is answered at --management-port alone, on the server's own machine"),
+    (re.compile("/models(/[^/]+(/invoke)?)?"), "; /models is there where the server was started with --multi-model"),
+)
+"""Paths that are there in another server, or at another port."""
 MAX_MESSAGE_LENGTH: Final = 400  # SageMaker hands callers 2 kB of an error
 COMMON: Final = (InvalidInput, PayloadTooLarge, UnsupportedContentType, QueueFull, OutOfMemory, InternalError)
 """What can go wrong with any picture."""
@@ -98,7 +103,8 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     path, method = shortened(request.url.path), shortened(request.method)
     if error.status_code == 404:
         expected = "POST /invocations, GET /ping, or / in a browser"
-        word, message = "not_found", f"there is nothing at {path}, expected {expected}"
+        hint = next((hint for pattern, hint in ELSEWHERE if pattern.fullmatch(request.url.path)), "")
+        word, message = "not_found", f"there is nothing at {path}, expected {expected}{hint}"
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         word, message = "method_not_allowed", f"{method} is not answered at {path}, expected {allowed}"

@@ -23,6 +23,14 @@ MAGIC: Final = {
     b"\x93NUMPY": "a numpy array",
     b"version https://git-lfs": "a Git LFS pointer in place of the file (run git lfs pull)",
 }
+READ: Final = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG": "image/png",
+    b"GIF8": "image/gif",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+}
+"""Content types of pictures that are read here, by how they begin; BM alone could be a text, and WebP's is apart."""
 MARKUP: Final = (
     (re.compile(rb"<!doctype html|<html|<head|<body", re.IGNORECASE), "an HTML page"),
     (re.compile(rb"<svg[\s>]", re.IGNORECASE), "SVG"),
@@ -40,6 +48,13 @@ def refusal(data: bytes) -> str:
     """`HEIC is not read here` or `an HTML page is not a picture`, whichever the bytes are."""
     name = name_of(data)
     return f"{name} is not read here" if name in PICTURES else f"{name} is not a picture"
+
+
+def picture_of(data: bytes) -> str:
+    """Content type of a picture that is read here, by how its bytes begin; empty: it seems to be none."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((content_type for magic, content_type in READ.items() if data.startswith(magic)), "")
 
 
 def name_of(data: bytes) -> str:

@@ -3,7 +3,7 @@
 Sources: RFC 9110, sections 8.3 (media types) and 12.5.1 (Accept); SageMaker's custom attributes are free text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.message import Message
 from typing import Final, Literal, Protocol, TypeVar
 
@@ -13,6 +13,8 @@ CUSTOM_ATTRIBUTES: Final = "X-Amzn-SageMaker-Custom-Attributes"
 PixelRange = Literal["unit", "normalized"]
 """What floats are: 0 to 1, or that with the bundle's mean subtracted and divided by its standard deviation."""
 PIXEL_RANGES: Final[tuple[PixelRange, ...]] = ("unit", "normalized")
+ATTRIBUTES: Final = {"topk": "top_k", "pixelrange": "pixel_range"}
+"""Names of ours among the custom attributes, by their letters."""
 
 
 class HasContentType(Protocol):
@@ -72,9 +74,36 @@ def preferred(formats: Sequence[Format], accept: str | None) -> Format:
 
 
 def parse_attributes(value: str | None) -> Mapping[str, str]:
-    """`top_k=3, trace=abc` -> {`top_k`: `3`, `trace`: `abc`}; what is no pair is the caller's own and of no matter."""
-    pairs = (part.partition("=") for part in (value or "").split(","))
-    return {name.strip(): text.strip() for name, _, text in pairs}
+    """`top_k=3, trace=abc` -> {`top_k`: `3`, `trace`: `abc`}; what is no pair is the caller's own and of no matter.
+
+    Other names are the caller's own too, since the platform hands on whatever it is given; but not those that differ
+    from one of ours in nothing but case and punctuation, which would be ignored without a word.
+
+    Raises:
+        InvalidInput: There is such a name.
+    """
+    attributes = {}
+    for part in (value or "").split(","):
+        name, is_pair, text = part.partition("=")
+        name = name.strip()
+        meant = ATTRIBUTES.get(_bare(name), name)
+        if is_pair and meant != name:
+            raise InvalidInput(f"{CUSTOM_ATTRIBUTES} has {shortened(name)}, did you mean {meant}?")
+        attributes[name] = text.strip()
+    return attributes
+
+
+def check_query(names: Iterable[str]) -> None:
+    """Attributes stand in a header; in the query of a path they would be ignored without a word.
+
+    Raises:
+        InvalidInput: One is among `names`.
+    """
+    for name in names:
+        if meant := ATTRIBUTES.get(_bare(name)):
+            raise InvalidInput(
+                f"{shortened(name)} is not read in a query, expected {meant} in the header {CUSTOM_ATTRIBUTES}"
+            )
 
 
 def parse_top_k(attributes: Mapping[str, str], default: int) -> int:
@@ -100,6 +129,10 @@ def essence(value: str) -> str:
 def shortened(text: str) -> str:
     """A header as it may stand in a message."""
     return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def _bare(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def _media_range(part: str) -> tuple[str, float]:

@@ -24,18 +24,24 @@ SMALL_BYTES: Final = 100_000
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A picture's logits (K,) and where its time went."""
+class Timed:
+    """Where a picture's time went."""
 
-    logits: Logits
     decode_s: float
     queue_s: float
     model_s: float
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """Where the model looked in a picture."""
+class Labelled(Timed):
+    """A picture's logits (K,)."""
+
+    logits: Logits
+
+
+@dataclass(frozen=True)
+class Mapped(Timed):
+    """Where the model looked in a picture; its labels and its map took time together."""
 
     index: int
     """Of the label in question."""
@@ -86,7 +92,7 @@ class Labeller:
                 pixels = await self._pixels(picture, spec)
                 decode_s = time.perf_counter() - started
                 answered = await self._batcher.infer(model, pixels)
-                return Labelled(answered.logits, decode_s, answered.queue_s, answered.model_s)
+                return Labelled(decode_s, answered.queue_s, answered.model_s, answered.logits)
 
         return await _all([answer(picture) for picture in pictures.decoders])
 
@@ -97,11 +103,16 @@ class Labeller:
             MapNotFound, OutOfMemory: As for `ActivationMaps.open`.
         """
         await self._decode(model.maps.open)  # where decoders work: loading it keeps no batch waiting
+        started = time.perf_counter()
         pixels = await self._pixels(picture, model.manifest.input)
+        decode_s = time.perf_counter() - started
+        runs = []
         if index is None:
-            index = int((await self._batcher.infer(model, pixels)).logits.argmax())
-        maps = (await self._batcher.infer(model.maps, pixels)).logits
-        return Mapped(index, maps[index])
+            runs.append(await self._batcher.infer(model, pixels))
+            index = int(runs[0].logits.argmax())
+        runs.append(await self._batcher.infer(model.maps, pixels))
+        queue_s, model_s = sum(run.queue_s for run in runs), sum(run.model_s for run in runs)
+        return Mapped(decode_s, queue_s, model_s, index, runs[-1].logits[index])
 
     def run_aside(self, do: Callable[[], None]) -> None:
         """Have a decoder's thread do something else."""

@@ -65,6 +65,9 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line, to which a traceback may be added."""
         record.message = "".join(character if character.isprintable() else " " for character in record.message)
+        own_id = request_id()
+        if own_id and f"request {own_id}" not in record.message:
+            record.message += f" [request {own_id}]"
         return super().formatMessage(record)
 
 

@@ -22,6 +22,7 @@ from serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+UNTIL: Final = "/ping stays 503 until a reload (SIGHUP) finds one that can be used"
 LOADING: Final = "the model is still loading, try again in a moment"
 BROKEN: Final = "the model could not be loaded, the server's log says why"
 
@@ -190,7 +191,7 @@ class Models:
             model = self._load(self._settings.model_name, path, self._settings)
         except (KennelError, OSError) as error:
             self._problem = BROKEN
-            logger.error("model not loaded: %s", one_line(error))  # noqa: TRY400 - the sentence says it all
+            logger.error("model not loaded: %s; %s", one_line(error), UNTIL)  # noqa: TRY400 - the sentence says it all
         except Exception:
             self._problem = BROKEN
             logger.exception("model not loaded from %s, and this is a mistake in Kennel", path)

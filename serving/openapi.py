@@ -58,8 +58,18 @@ _ANSWERS: Final[dict[str, Any]] = {
     "text/csv": {"type": "string", "description": "picture, rank, label, index, probability"},
 }
 
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    """What a request has to bring, by content type."""
+    return {"requestBody": {"required": True, "content": content}}
+
+
 INVOCATION: Final[dict[str, Any]] = {
-    "requestBody": {"required": True, "content": {name: {"schema": _BODIES.get(name, _BINARY)} for name in READERS}},
+    **_body({name: {"schema": _BODIES.get(name, _BINARY)} for name in READERS}),
     "parameters": [
         {
             "name": CUSTOM_ATTRIBUTES,
@@ -81,33 +91,27 @@ ANSWER: Final[dict[str, Any]] = {
 
 JSON_ANSWER: Final[dict[str, Any]] = {
     "description": "The ranked labels",
-    "content": {"application/json": {"schema": _PREDICTIONS}},
+    "content": _json(_PREDICTIONS),
 }
 """The same, where JSON is all there is."""
 
-_MODEL_LIKE: Final = {"application/json": {"schema": {"type": "object"}}}
-OBJECT: Final[dict[str, Any]] = {"description": "What was asked for", "content": _MODEL_LIKE}
+_BYTES: Final = {"application/octet-stream": {"schema": _BINARY}}
+_ANY: Final = _json({"type": "object"})
+OBJECT: Final[dict[str, Any]] = {"description": "What was asked for", "content": _ANY}
 """An answer whose form belongs to its protocol."""
 
-LOAD: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model_name", "url"],
-                    "properties": {"model_name": {"type": "string"}, "url": {"type": "string"}},
-                }
-            }
-        },
-    }
-}
+LOAD: Final = _body(
+    _json(
+        {
+            "type": "object",
+            "required": ["model_name", "url"],
+            "properties": {"model_name": {"type": "string"}, "url": {"type": "string"}},
+        }
+    )
+)
 """What `POST /models` takes."""
 
-PREDICT: Final[dict[str, Any]] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _PICTURES}}}
-}
+PREDICT: Final = _body(_json(_PICTURES))
 """What KServe's v1 protocol sends."""
 
 _TENSOR: Final = {
@@ -121,38 +125,31 @@ _TENSOR: Final = {
         "data": {"type": "array"},
     },
 }
-INFER: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "parameters": {"type": "object"},
-                        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
-                        "outputs": {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "required": ["name"],
-                                "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
-                            },
-                        },
-                    },
-                }
-            },
-            "application/octet-stream": {"schema": _BINARY},
-        },
-    }
+_REQUESTED: Final = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
 }
+INFER: Final = _body(
+    _json(
+        {
+            "type": "object",
+            "required": ["inputs"],
+            "properties": {
+                "id": {"type": "string"},
+                "parameters": {"type": "object"},
+                "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 1},
+                "outputs": {"type": "array", "items": _REQUESTED},
+            },
+        }
+    )
+    | _BYTES
+)
 """What the Open Inference Protocol sends; with binary tensors, JSON and then their bytes."""
 
 INFERRED: Final[dict[str, Any]] = {
     "description": "Label, probabilities and logits as tensors, those that were asked for",
-    "content": {**_MODEL_LIKE, "application/octet-stream": {"schema": _BINARY}},
+    "content": _ANY | _BYTES,
 }
 """What it is answered."""
 
@@ -163,24 +160,22 @@ METRICS: Final[dict[str, Any]] = {
 
 CARD: Final[dict[str, Any]] = {
     "description": "The bundle's card",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "architecture": {"type": "string"},
-                    "labels": {"type": "array", "items": {"type": "string"}},
-                    "test_accuracy": {"type": "number"},
-                    "calibration_error": {"type": ["number", "null"]},
-                    "width": {"type": "integer"},
-                    "height": {"type": "integer"},
-                    "engine": {"type": "string"},
-                    "created": {"type": "string", "format": "date-time"},
-                    "has_activation_map": {"type": "boolean"},
-                },
-            }
+    "content": _json(
+        {
+            "type": "object",
+            "properties": {
+                "architecture": {"type": "string"},
+                "labels": {"type": "array", "items": {"type": "string"}},
+                "test_accuracy": {"type": "number"},
+                "calibration_error": {"type": ["number", "null"]},
+                "width": {"type": "integer"},
+                "height": {"type": "integer"},
+                "engine": {"type": "string"},
+                "created": {"type": "string", "format": "date-time"},
+                "has_activation_map": {"type": "boolean"},
+            },
         }
-    },
+    ),
 }
 """What the model is."""
 
@@ -200,59 +195,55 @@ MAP_REQUEST: Final[dict[str, Any]] = {
 _SHARE: Final = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
 ACTIVATION_MAP: Final[dict[str, Any]] = {
     "description": "What each place of the picture says for the label",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["label", "index", "rows", "range", "seen"],
-                "properties": {
-                    "label": {"type": "string"},
-                    "index": {"type": "integer", "minimum": 0},
-                    "rows": {
-                        "type": "array",
-                        "items": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
-                        "description": "from top to bottom, from left to right; 0 is the least of all, 1 the most",
-                    },
-                    "range": {
-                        "type": "object",
-                        "required": ["least", "most"],
-                        "properties": {"least": {"type": "number"}, "most": {"type": "number"}},
-                        "description": "what 0 and 1 stand for; the mean of all, with the label's bias, is its logit",
-                    },
-                    "seen": {
-                        "type": "object",
-                        "required": ["width", "height"],
-                        "properties": {"width": _SHARE, "height": _SHARE},
-                        "description": (
-                            "the rectangle that the map covers, in the middle of the upright picture; in shares of the "
-                            "picture's shorter side"
-                        ),
-                    },
+    "content": _json(
+        {
+            "type": "object",
+            "required": ["label", "index", "rows", "range", "seen"],
+            "properties": {
+                "label": {"type": "string"},
+                "index": {"type": "integer", "minimum": 0},
+                "rows": {
+                    "type": "array",
+                    "items": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+                    "description": "from top to bottom, from left to right; 0 is the least of all, 1 the most",
                 },
-            }
+                "range": {
+                    "type": "object",
+                    "required": ["least", "most"],
+                    "properties": {"least": {"type": "number"}, "most": {"type": "number"}},
+                    "description": "what 0 and 1 stand for; the mean of all, with the label's bias, is its logit",
+                },
+                "seen": {
+                    "type": "object",
+                    "required": ["width", "height"],
+                    "properties": {"width": _SHARE, "height": _SHARE},
+                    "description": (
+                        "the rectangle that the map covers, in the middle of the upright picture; in shares of the "
+                        "picture's shorter side"
+                    ),
+                },
+            },
         }
-    },
+    ),
 }
 """What it answers."""
 
 EXECUTION_PARAMETERS: Final[dict[str, Any]] = {
     "description": "Limits; the transform job's own win over them",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "MaxConcurrentTransforms": {"type": "integer", "minimum": 1},
-                    "BatchStrategy": {"type": "string"},
-                    "MaxPayloadInMB": {"type": "integer", "minimum": 1},
-                },
-            }
+    "content": _json(
+        {
+            "type": "object",
+            "properties": {
+                "MaxConcurrentTransforms": {"type": "integer", "minimum": 1},
+                "BatchStrategy": {"type": "string"},
+                "MaxPayloadInMB": {"type": "integer", "minimum": 1},
+            },
         }
-    },
+    ),
 }
 """Source: SageMaker Developer Guide, "How Containers Serve Requests" in batch transform."""
 
 
 def refusal(*reasons: str) -> dict[str, Any]:
     """An error answer, for any of `reasons`."""
-    return {"description": " Or: ".join(reasons), "content": {"application/json": {"schema": _ERROR}}}
+    return {"description": " Or: ".join(reasons), "content": _json(_ERROR)}

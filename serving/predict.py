@@ -30,7 +30,9 @@ class PredictSettings(BaseModel):
         help="folder of images; a folder for each label inside, or inside its test folder, is scored"
     )
     output: Path = setting(Path("predictions.csv"), help="CSV file to write; unreadable files are listed beside it")
-    engine: Literal["onnx", "torch"] = setting("onnx", help="what runs the model; torch is in the cuda image alone")
+    engine: Literal["onnx", "onnx-int8", "torch"] = setting(
+        "onnx", help="what runs the model; onnx-int8 where the bundle has it, torch in the cuda image alone"
+    )
     threads: int | None = setting(None, ge=1, help="threads of the engine, by default the CPUs this container may use")
     batch_size: int = setting(32, ge=1, unit="images", help="images that run through the model at once")
     top_k: int = setting(5, ge=1, unit="labels", help="labels in a row, the most probable first")

@@ -6,7 +6,17 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput
@@ -23,6 +33,10 @@ Decoding = Literal["exact", "reduced"]
 DECODINGS: Final[tuple[Decoding, ...]] = get_args(Decoding)
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+DECODERS: Final = (
+    JpegImagePlugin, PngImagePlugin, WebPImagePlugin, BmpImagePlugin, GifImagePlugin, TiffImagePlugin,
+)  # fmt: skip
+"""Of these formats. Where one is not loaded yet, Pillow loads all sixty it has, and the first caller waits for it."""
 MAX_PIXELS: Final = 64_000_000  # the largest phone cameras make 50 million; decoded, this is 192 MB
 BYTES_A_PIXEL: Final = {"WEBP": 18}
 """What decoding takes at its worst, with what is made on the way to RGB; of the others `MOST_BYTES_A_PIXEL`."""

@@ -22,6 +22,7 @@ from python_multipart.multipart import parse_options_header
 from serving.arrays import read_npy, to_pixels
 from serving.bundle import InputSpec
 from serving.errors import InvalidInput, UnsupportedContentType
+from serving.formats import picture_of
 from serving.headers import CUSTOM_ATTRIBUTES, PIXEL_RANGES, PixelRange, parse_content_type, shortened
 from serving.preprocess import MAX_PICTURES, Pixels, Preprocess, check_count
 from serving.remote import Remote
@@ -32,6 +33,8 @@ MAX_LINES: Final = 4 * MAX_PICTURES
 JSON_LIMITS: Final = (("lists and objects", b"[{", 10**6), ("fields", b":", 10**5), ("values", b",", 4 * 10**6))
 """What a JSON text is made of, the bytes that tell it, and how many there may be: an array of a megapixel fits in every
 shape. While pieces are made nobody else is served, and there is room for millions of them in 25 MB."""
+MIN_STRIPPED_BYTES: Final = 1000
+"""From this length on a picture has a line break among its bytes, whatever took out only those."""
 MAX_PARTS: Final = 1024
 """Of a form, files or not."""
 
@@ -84,7 +87,7 @@ def select_reader(content_type: str | None) -> tuple[Reader, dict[str, str]]:
 
 def read_picture(body: Body) -> Pictures:
     """The body is a picture; which format it is, its own bytes say."""
-    return Pictures([partial(from_bytes, body.data)])
+    return Pictures([partial(from_body, body.data)])
 
 
 def read_npy_pictures(body: Body) -> Pictures:
@@ -192,8 +195,11 @@ def _from_object(content: Any) -> Pictures:
                 check_count(len(entries))
                 texts = [_text(entry, f"{name}[{place}]") for place, entry in enumerate(entries)]
                 return Pictures([partial(from_base64, text) for text in texts], is_single=False)
+    if isinstance(content, dict) and "inputs" in content:
+        raise InvalidInput('"inputs" are the Open Inference Protocol\'s, which is answered at /v2/models/NAME/infer')
+    found = f" with {shortened(', '.join(map(str, content)))}" if content and isinstance(content, dict) else ""
     raise InvalidInput(
-        f'the JSON is {kind_of(content)}, expected {{"image": base64}}, {{"images": [base64, ...]}}, '
+        f'the JSON is {kind_of(content)}{found}, expected {{"image": base64}}, {{"images": [base64, ...]}}, '
         '{"instances": [{"b64": base64}, ...]} or {"url": URL}'
     )
 
@@ -217,6 +223,28 @@ def _text(entry: Any, where: str) -> str:
 def from_bytes(data: bytes, spec: InputSpec, preprocess: Preprocess) -> Pixels:
     """Pixels of a picture in a file's bytes; see `serving.preprocess.preprocess`."""
     return preprocess(data, spec)
+
+
+def from_body(data: bytes, spec: InputSpec, preprocess: Preprocess) -> Pixels:
+    """Pixels of a picture that is all of a request's body.
+
+    Raises:
+        InvalidInput: It cannot be read; with a hint where the caller's tool seems to have changed it.
+    """
+    try:
+        return from_bytes(data, spec, preprocess)
+    except InvalidInput as error:
+        if not _is_stripped(data):
+            raise
+        hint = "its line breaks are missing, as curl's -d @FILE leaves them out: send it with --data-binary @FILE"
+        raise InvalidInput(f"{error}; {hint}") from error
+
+
+def _is_stripped(data: bytes) -> bool:
+    """Whether somebody took the line breaks out: one in 128 of a picture's bytes is of one, and its head has zeros."""
+    has_breaks = b"\n" in data or b"\r" in data
+    has_zeros = b"\0" in data or not picture_of(data)
+    return not has_breaks and (not has_zeros or len(data) >= MIN_STRIPPED_BYTES)
 
 
 def from_base64(text: str, spec: InputSpec, preprocess: Preprocess) -> Pixels:
@@ -264,6 +292,12 @@ def parse_json(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
+        picture = picture_of(data)
+        if picture:
+            raise InvalidInput(
+                f"{where} is not JSON but {picture}: put the picture into JSON, in base64, or send it as it is to "
+                f"/invocations with Content-Type {picture}"
+            ) from error
         raise InvalidInput(f"{where} is not JSON: {error}") from error
 
 

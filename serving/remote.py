@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Callable, Collection
@@ -18,7 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from serving import logs
-from serving.errors import InvalidInput
+from serving.errors import ConfigError, InvalidInput
 from serving.headers import shortened
 
 PORTS: Final = {"http": 80, "https": 443}
@@ -29,6 +30,10 @@ EMBEDDING: Final = tuple(
     for block in ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
 )
 """IPv6 addresses that stand for an IPv4 address, which may be a private one."""
+
+
+HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*(:[1-9][0-9]{0,4})?", re.ASCII | re.IGNORECASE)
+"""As URLs have it: a name in other letters stands there in its xn-- form."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,28 @@ def is_public(address: str) -> bool:
     """Whether an address belongs to the internet: not to this machine, its network, or its cloud's metadata service."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     return parsed.is_global and not parsed.is_multicast and not any(parsed in block for block in EMBEDDING)
+
+
+def check_host(text: str) -> None:
+    """Whether pictures can come from a host that an operator names, as `HOST` or `HOST:PORT`.
+
+    Raises:
+        ConfigError: It is none, or at an address that is never connected to; what a name resolves to is not asked.
+    """
+    if not _is_address(text) and not (HOST.fullmatch(text) and int(text.partition(":")[2] or 0) < 2**16):
+        raise ConfigError(f"{shortened(text)} is no HOST or HOST:PORT, such as images.example.com or example.com:8443")
+    host = text if _is_address(text) else text.partition(":")[0]
+    address = "127.0.0.1" if host.lower() == "localhost" else host
+    if _is_address(address) and not is_public(address):
+        raise ConfigError(f"{shortened(text)} is not of the internet, and nothing else is connected to")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Fetcher:

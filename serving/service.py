@@ -15,9 +15,9 @@ from serving.batching import Batcher
 from serving.bodies import declared_bytes, read_body, while_caller_waits
 from serving.engines import Logits
 from serving.errors import ConfigError, DeadlinePassed, InvalidInput
-from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, parse_attributes, parse_top_k
+from serving.headers import CUSTOM_ATTRIBUTES, check_encoding, check_query, parse_attributes, parse_top_k
 from serving.idleness import Idleness
-from serving.labelling import Labelled, Labeller, Mapped
+from serving.labelling import Labelled, Labeller, Mapped, Timed
 from serving.logs import request_id
 from serving.machine import num_cpus
 from serving.metrics import Metrics
@@ -29,7 +29,7 @@ from serving.remote import Fetcher
 from serving.settings import ServerSettings
 from serving.writers import Answer, softmax
 
-PHASES: Final[Mapping[str, Callable[[Labelled], float]]] = {
+PHASES: Final[Mapping[str, Callable[[Timed], float]]] = {
     "decode": lambda one: one.decode_s,
     "queue": lambda one: one.queue_s,
     "model": lambda one: one.model_s,
@@ -59,21 +59,26 @@ class Labels:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Where the time went and who answered: as the W3C's Server-Timing, and where SageMaker lets it through.
+        """See `headers_of`."""
+        return headers_of(self.model, self.labelled)
 
-        Milliseconds of the slowest picture in each phase.
-        """
-        phases = {name: 1000 * max(seconds(one) for one in self.labelled) for name, seconds in PHASES.items()}
-        attributes = {
-            "request_id": request_id(),
-            "model": self.model.version,
-            "engine": self.model.engine.name,
-            **{f"{name}_ms": f"{duration:.2f}" for name, duration in phases.items()},
-        }
-        return {
-            "Server-Timing": ", ".join(f"{name};dur={duration:.2f}" for name, duration in phases.items()),
-            CUSTOM_ATTRIBUTES: ", ".join(f"{name}={value}" for name, value in attributes.items()),
-        }
+
+def headers_of(model: Model, pictures: Sequence[Timed]) -> dict[str, str]:
+    """Where the time went and who answered: as the W3C's Server-Timing, and where SageMaker lets it through.
+
+    Milliseconds of the slowest picture in each phase.
+    """
+    phases = {name: 1000 * max(seconds(one) for one in pictures) for name, seconds in PHASES.items()}
+    attributes = {
+        "request_id": request_id(),
+        "model": model.version,
+        "engine": model.engine.name,
+        **{f"{name}_ms": f"{duration:.2f}" for name, duration in phases.items()},
+    }
+    return {
+        "Server-Timing": ", ".join(f"{name};dur={duration:.2f}" for name, duration in phases.items()),
+        CUSTOM_ATTRIBUTES: ", ".join(f"{name}={value}" for name, value in attributes.items()),
+    }
 
 
 class Service:
@@ -190,6 +195,7 @@ def _choose_preprocess(decode: str) -> Preprocess:
 
 def _attributes(request: Request) -> Mapping[str, str]:
     check_encoding(request.headers.get("content-encoding"))
+    check_query(request.query_params)
     return parse_attributes(request.headers.get(CUSTOM_ATTRIBUTES))
 
 

@@ -8,10 +8,11 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from serving.errors import ConfigError
 from serving.flags import Layer, nearest, parse_arguments, resolve, setting
 from serving.headers import PixelRange
 from serving.logs import LogFormat
@@ -106,10 +107,28 @@ class ServerSettings(BaseModel):
     )
     log_requests: bool = setting(False, help="a log line for each request, not only for those refused")
 
+    @field_validator("url_hosts")
+    @classmethod
+    def _hosts_can_be_asked(cls, value: str | None) -> str | None:
+        from serving.remote import check_host  # which needs http and ssl, and most servers neither
+
+        for host in _split(value):
+            try:
+                check_host(host)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.port and self.port == self.management_port:
+            raise ValueError(f"--port and --management-port are both {self.port}, expected two different ports")
+        return self
+
     @property
     def allowed_hosts(self) -> list[str]:
         """From which pictures may be fetched."""
-        return [host.strip() for host in (self.url_hosts or "").split(",") if host.strip()]
+        return _split(self.url_hosts)
 
     @property
     def max_payload_bytes(self) -> int:
@@ -148,6 +167,10 @@ def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
     """
     flags = parse_arguments(ServerSettings, arguments, prog=PROG, description="Answer pictures with a bundle's labels.")
     return resolve(ServerSettings, [*_from_environment(environment), flags])
+
+
+def _split(hosts: str | None) -> list[str]:
+    return [host.strip() for host in (hosts or "").split(",") if host.strip()]
 
 
 def _from_environment(environment: Mapping[str, str]) -> list[Layer]:

@@ -32,6 +32,7 @@ from serving.readers import (
 )
 from serving.writers import Answer, softmax
 
+JSON_LENGTH: Final = "Inference-Header-Content-Length"
 INPUT: Final = "pictures"
 """What the metadata calls the input; a request may call it anything."""
 PICTURE: Final = "BYTES"
@@ -66,7 +67,7 @@ class Inference:
         """
         if self.json_bytes is not None and self.json_bytes > len(body.data):
             raise InvalidInput(f"the JSON is said to have {self.json_bytes} bytes, and {len(body.data)} came")
-        request = _object(parse_json(body.data[: self.json_bytes], "the request"), "the request")
+        request = _object(_parse(body.data, self.json_bytes), "the request")
         rest = memoryview(body.data)[len(body.data) if self.json_bytes is None else self.json_bytes :]
         parameters = _object(request.get("parameters", {}), "parameters")
         self.request_id = _text(request["id"], "id") if "id" in request else None
@@ -99,8 +100,19 @@ class Inference:
         head = json.dumps(named | {"outputs": tensors}).encode()
         if not blobs:
             return head, {"Content-Type": "application/json"}
-        headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+        headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(head))}
         return b"".join([head, *blobs]), headers
+
+
+def _parse(data: bytes, json_bytes: int | None) -> Any:
+    try:
+        return parse_json(data[:json_bytes], "the request")
+    except InvalidInput as error:
+        if json_bytes is not None or not data.lstrip().startswith(b"{"):
+            raise
+        raise InvalidInput(
+            f"{error}; where a tensor's bytes follow the JSON, the header {JSON_LENGTH} has to say how long that is"
+        ) from error
 
 
 def _read_outputs(asked: Any, parameters: Mapping[str, Any]) -> list[tuple[str, bool]]:

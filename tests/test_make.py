@@ -25,6 +25,7 @@ TARGETS = {
     "weights",
     "soak",
     "bench-train",
+    "bench-tune",
     "bench-gpu",
     "bench-decode",
     "bench-serve-gpu",

@@ -97,9 +97,10 @@ def _fetch_all(remote: Remote, part: Path, progress: Progress, pause: Callable[[
         except _Failure as failure:
             failures = 1 if _size(part) > before else failures + 1
             if failures >= MAX_FAILURES:
+                kept = "What came is kept: the same command goes on from there" if _size(part) else "Nothing came"
                 raise ConfigError(
-                    f"cannot download {remote.url}: {failure}; tried {failures} times. What came is kept: the "
-                    "same command goes on from there"
+                    f"cannot download {remote.url}: {failure}; tried {failures} times. {kept}. Where this source "
+                    "cannot be reached, MIRROR= names another"
                 ) from failure
             logger.info("%s broke off at %d bytes (%s): trying again", remote.name, _size(part), failure)
             pause(FIRST_PAUSE_S * 2 ** (failures - 1))

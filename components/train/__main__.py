@@ -2,6 +2,8 @@
 
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from components import environment
 from components.config import read_settings
@@ -16,24 +18,32 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(
             TrainSettings, arguments, place, prog="train", description="Labelled images in, a bundle out."
         )
-        # torch takes seconds to import: help and wrong flags need not wait for it. A signal has to, since in the midst
-        # of imports its exception is taken for a missing module's.
-        stop_signal.hold()
-        gc.disable()  # thousands of objects are made and none dies: looking for dead ones is a tenth of the time
-        from components.train import processes
-        from components.train.run import train
-
-        gc.freeze()
-        gc.enable()
-        stop_signal.release()
+        with _loading():
+            from components.train import processes
         if not processes.is_child():
             num_processes = processes.count(settings.processes, place.hosts)
             if num_processes * place.hosts.count > 1:
                 raise SystemExit(processes.start(arguments, place, num_processes, settings.peer_timeout_s))
+        with _loading():
+            from components.train.run import train
         with processes.connected(settings.peer_timeout_s) as world:
             train(settings, place, world)
 
     return environment.run(stage)
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Imports of torch, which takes seconds: help and wrong flags need not wait for it, and a signal has to.
+
+    In the midst of imports its exception would be taken for a missing module's.
+    """
+    stop_signal.hold()
+    gc.disable()  # thousands of objects are made and none dies: looking for dead ones is a tenth of the time
+    yield
+    gc.freeze()
+    gc.enable()
+    stop_signal.release()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ after a restart.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 Policy = Literal["none", "basic", "randaugment"]
 
@@ -25,30 +23,6 @@ ASPECT: Final = (3 / 4, 4 / 3)
 NUM_OPERATIONS: Final = 2
 MAGNITUDE: Final = 0.3
 """RandAugment: operations an image, and their strength as a share of the strongest (Cubuk et al. 2020: 2, 9 of 30)."""
-
-Change = Callable[[Tensor, float], Tensor]
-_AFFINE: Final = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
-
-# Strength runs from -1 to 1; the ranges are those of Cubuk et al. 2020, table 6, as torchvision has them.
-CHANGES: Final[dict[str, Change]] = {
-    "rotate": lambda image, strength: functional.affine(image, **_AFFINE | {"angle": 30 * strength}),
-    "shear_x": lambda image, strength: functional.affine(image, **_AFFINE | {"shear": [17.0 * strength, 0.0]}),
-    "shear_y": lambda image, strength: functional.affine(image, **_AFFINE | {"shear": [0.0, 17.0 * strength]}),
-    "translate_x": lambda image, strength: functional.affine(
-        image, **_AFFINE | {"translate": _shift(image, strength, 1)}
-    ),
-    "translate_y": lambda image, strength: functional.affine(
-        image, **_AFFINE | {"translate": _shift(image, strength, 0)}
-    ),
-    "brightness": lambda image, strength: functional.adjust_brightness(image, 1 + 0.9 * strength),
-    "contrast": lambda image, strength: functional.adjust_contrast(image, 1 + 0.9 * strength),
-    "color": lambda image, strength: functional.adjust_saturation(image, 1 + 0.9 * strength),
-    "sharpness": lambda image, strength: functional.adjust_sharpness(image, 1 + 0.9 * strength),
-    "posterize": lambda image, strength: functional.posterize(image, 8 - round(4 * abs(strength))),
-    "solarize": lambda image, strength: functional.solarize(image, 255 * (1 - abs(strength))),
-    "equalize": lambda image, _: functional.equalize(image),
-    "autocontrast": lambda image, _: functional.autocontrast(image),
-}
 
 
 @dataclass(frozen=True)
@@ -93,6 +67,8 @@ class Augmentation:
         return torch.tensor([[flip * width, 0.0, left], [0.0, height, top]])
 
     def _change(self, image: Tensor, index: int, epoch: int) -> Tensor:
+        from components.train.changes import CHANGES  # seconds, and no other policy needs it
+
         generator = self._generator(index, epoch, purpose=1)
         changed = image.permute(2, 0, 1)
         for name in generator.choice(list(CHANGES), NUM_OPERATIONS):
@@ -142,8 +118,3 @@ def _paste(inputs: Tensor, others: Tensor, share: float, generator: np.random.Ge
     pasted = inputs.clone()
     pasted[:, top:bottom, left:right] = others[:, top:bottom, left:right]
     return pasted, 1 - (bottom - top) * (right - left) / (height * width)
-
-
-def _shift(image: Tensor, strength: float, axis: int) -> list[int]:
-    pixels = round(image.shape[1 + axis] * 0.45 * strength)
-    return [pixels, 0] if axis == 1 else [0, pixels]

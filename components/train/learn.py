@@ -1,6 +1,8 @@
 """From settings to a run of the loop: plan, optimizer, observers that may end it, what it is known by."""
 
 import platform
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -54,15 +56,20 @@ def identity(prepared: Prepared, settings: TrainSettings, learner: nn.Module) ->
 
 def facts(settings: TrainSettings, world: World) -> dict[str, str]:
     """What the last digits of the weights depend on, by name."""
-    versions = {name: version(name) for name in PACKAGES}
     return {
         "threads": str(torch.get_num_threads()),
         "processes": str(world.size),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
         "--micro-batch": str(settings.micro_batch),
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
-        **versions,
+        **_versions(),
     }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Of packages: looking them up takes as long as a small head's epoch, and a search asks for every trial."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def _plan(settings: TrainSettings, train: Source, num_labels: int, world: World) -> Plan:

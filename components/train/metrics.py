@@ -47,15 +47,16 @@ def final_line(test_loss: float, test_accuracy: float) -> str:
     return f"test_loss={test_loss:.6f} test_accuracy={test_accuracy:.4f}"
 
 
-_NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
+NUMBER: Final = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
+"""A number in a line of the log, as a group of a pattern."""
 METRIC_PATTERNS: Final = {
     # The space keeps `valid_loss` from being found in `best_valid_loss`.
-    "train_loss": f" train_loss={_NUMBER}",
-    "valid_loss": f" valid_loss={_NUMBER}",
-    "valid_accuracy": f" valid_accuracy={_NUMBER}",
-    "best_valid_loss": f" best_valid_loss={_NUMBER}",
-    "test_loss": f"test_loss={_NUMBER}",
-    "test_accuracy": f"test_accuracy={_NUMBER}",
+    "train_loss": f" train_loss={NUMBER}",
+    "valid_loss": f" valid_loss={NUMBER}",
+    "valid_accuracy": f" valid_accuracy={NUMBER}",
+    "best_valid_loss": f" best_valid_loss={NUMBER}",
+    "test_loss": f"test_loss={NUMBER}",
+    "test_accuracy": f"test_accuracy={NUMBER}",
 }
 """SageMaker metric definitions: name and pattern, whose first group is the number."""
 

@@ -6,6 +6,7 @@ import sys
 from components import environment
 from components.config import read_settings
 from components.environment import Environment, stop_signal
+from components.tune import nursery
 from components.tune.settings import TuneSettings
 
 
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> int:
         )
         # As in train: help and wrong flags need not wait for torch, a signal has to.
         stop_signal.hold()
+        nursery.prepare()
         gc.disable()
         from components.tune.run import tune
 

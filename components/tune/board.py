@@ -3,23 +3,28 @@
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from components.report.scales import duration
-from components.train.metrics import EpochResult
+from components.train.metrics import NUMBER, EpochResult
 from components.train.settings import TrainSettings
-from components.tune.objective import Objective
+from components.tune.objective import DIRECTIONS, Objective
 from components.tune.space import Value
 from components.tune.study import Asked
 from components.tune.trials import Trial, best
 
 logger = logging.getLogger(__name__)
 
-NUM_BEST = 5
+NUM_BEST: Final = 5
 """Trials that the table shows beside those under way."""
+TRIAL_PATTERNS: Final = {
+    name: f" {name}={NUMBER}" for objective in DIRECTIONS for name in (objective, f"best_{objective}")
+}
+"""SageMaker metric definitions for the lines of trials that are over; `best_valid_loss` is what a job has come to."""
 
 
 class Board:

@@ -1,6 +1,5 @@
 """Worker processes: as many as run trials at once, started once and kept."""
 
-import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Final, Self
 
+from components.tune import nursery
 from components.tune.worker import Epoch, Failed, Message, Post, Task, work
 
 PATIENCE_S: Final = 20.0
@@ -35,8 +35,7 @@ class Pool:
         They are forked from a server process, which has imported torch once, and not from this one: neither threads
         of libraries nor a GPU survive being forked.
         """
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["components.tune.worker"])
+        nursery.prepare()
         self._workers = [self._hire(post) for post in posts]
 
     def __enter__(self) -> Self:
@@ -104,8 +103,8 @@ class Pool:
                 worker.process.join()
 
     def _hire(self, post: Post) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(theirs, post), daemon=True)
+        ours, theirs = nursery.CONTEXT.Pipe()
+        process = nursery.CONTEXT.Process(target=work, args=(theirs, post), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours, post)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,12 @@ BEST: Final = "best_hyperparameters.json"
 TABLE: Final = "trials.csv"
 STATUSES: Final = {"complete": "Completed", "pruned": "Stopped", "failed": "Failed", "running": "InProgress"}
 """As SageMaker calls them."""
+COLUMNS: Final = (
+    *("TrainingJobName", "TrainingJobStatus", "FinalObjectiveValue"),
+    *("TrainingStartTime", "TrainingEndTime", "TrainingElapsedTimeSeconds"),
+)
+"""SageMaker's, behind those of the settings."""
+OWN_COLUMNS: Final = ("epochs_done", "seconds", "is_on_front", "reason")
 
 
 def best_hyperparameters(settings: TrainSettings) -> dict[str, str]:
@@ -51,8 +58,8 @@ def write_table(folder: Path, trials: Sequence[Trial], objectives: Sequence[Obje
     """
     of_front = {trial.number for trial in front(trials, objectives)}
     rows = [_row(trial, objectives, is_on_front=trial.number in of_front) for trial in trials]
-    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
-    columns = list(dict.fromkeys((*names, *(name for row in rows for name in row))))
+    names = list(dict.fromkeys(setting_name(name) for trial in trials for name in trial.parameters))
+    columns = [*names, *COLUMNS, *(objective.metric for objective in objectives), *OWN_COLUMNS]
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
@@ -65,16 +72,22 @@ def write_table(folder: Path, trials: Sequence[Trial], objectives: Sequence[Obje
 def _row(trial: Trial, objectives: Sequence[Objective], *, is_on_front: bool) -> Mapping[str, object]:
     elapsed_s = (trial.ended - trial.started).total_seconds() if trial.ended else None
     return {
-        **trial.parameters,
+        **{setting_name(name): as_text(value) for name, value in trial.parameters.items()},
         "TrainingJobName": f"trial-{trial.number:05d}",
         "TrainingJobStatus": STATUSES[trial.state],
         "FinalObjectiveValue": trial.values[0] if trial.values else None,
-        "TrainingStartTime": trial.started.isoformat(timespec="milliseconds"),
-        "TrainingEndTime": trial.ended.isoformat(timespec="milliseconds") if trial.ended else None,
+        "TrainingStartTime": _instant(trial.started),
+        "TrainingEndTime": None if trial.ended is None else _instant(trial.ended),
         "TrainingElapsedTimeSeconds": elapsed_s,
         **{objective.metric: value for objective, value in zip(objectives, trial.values, strict=False)},
         "epochs_done": len(trial.losses),
         "seconds": round(trial.seconds, 3),
+        "epochs_s": round(trial.epochs_s, 3),
         "is_on_front": is_on_front,
         "reason": trial.reason,
     }
+
+
+def _instant(moment: datetime) -> str:
+    """In UTC, and says so, as SageMaker's are; a moment without a zone is of this machine's clock."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")

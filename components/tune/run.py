@@ -75,9 +75,12 @@ def _tune(settings: TuneSettings, environment: Environment, progress: Progress) 
         cache = Cache(settings.cache_dir or default_folder(), settings.cache_limit_gb)
         workplace = Workplace(World(), cache, progress)
         foundations = Foundations(environment, workplace, with_test=_looks_at_test(settings), lists=place.output)
-        images = foundations.index(settings)  # what is wrong with them is said before anything starts
+        with workplace.phases.measured("index"):
+            images = foundations.index(settings)  # what is wrong with them is said before anything starts
         _announce(settings, space)
-        with Pool(_posts(settings, environment)) as pool:
+        with workplace.phases.measured("workers"):
+            hired = Pool(_posts(settings, num_trials_of(settings, space), environment))
+        with hired as pool:
             wants_latency = any(objective.metric == "latency_ms" for objective in settings.objectives)
             ground = Ground(foundations, workplace, Latencies(place.checkpoints) if wants_latency else None)
             with answering(settings.storage):
@@ -100,11 +103,9 @@ class _Run:
 
     def complete(self) -> None:
         settings = self.settings
-        num_trials = num_trials_of(settings)
+        num_trials = num_trials_of(settings, self.space)
         distributions = to_optuna(self.space)
         sampler = SeededSampler(settings.sampler, distributions, seed=settings.sampler_seed, lag=self.pool.size)
-        if sampler.num_combinations is not None:
-            num_trials = min(num_trials, sampler.num_combinations)
         name = self._name()
         storage = open_storage(settings.storage, self.place.checkpoints)
         study = Study(
@@ -123,9 +124,11 @@ class _Run:
             logger.info("study: %d trials are over already, %d of %d are to do", over, num_trials - over, num_trials)
         kept = self.place.checkpoints / TRIALS / name  # of this study: another one's trials have the same numbers
         search = Search(study, settings, num_trials, self.ground, self.pool, board, kept)
-        with closing(study), self.workplace.phases.measured("trials"):
-            trials = search.run()
-        board.pause()
+        try:
+            with closing(study), self.workplace.phases.measured("trials"):
+                trials = search.run()
+        finally:
+            board.pause()  # also when it was stopped: a terminal without a cursor is no good to anybody
         self._conclude(trials, study, kept)
         hang_up(storage)
 
@@ -152,8 +155,7 @@ class _Run:
         best = next(iter(chosen(trials, objectives)), None)
         if best is None:
             self._write_page(trials, study, None)
-            reason = next((trial.reason for trial in trials if trial.state == "failed"), "no trial was run")
-            raise UserError(f"all of {len(trials)} trials failed; the first one's reason: {reason}")
+            raise UserError(_why_none(trials))
         found = settings.of_trial(best.parameters)
         with self.workplace.phases.measured("score"):
             winner = Winner(best, found, self.ground, self.workplace, trial_folder(kept, best.number))
@@ -161,7 +163,8 @@ class _Run:
         if settings.keep_best:
             winner.write(self.place.model, output)
         path = write_best(output, found, list(self.space))
-        page = self._write_page(trials, study, score)
+        with self.workplace.phases.measured("page"):
+            page = self._write_page(trials, study, score)
         _summarise(trials, best, score, self.ground, self.workplace, settings)
         logger.info("best hyperparameters: %s (for train's --hyperparameters)", path)
         logger.info("trials: %s, %s", output / "trials.csv", page)
@@ -204,12 +207,14 @@ class _Folders:
         folders.make(self.output, self.checkpoints, *([self.model] if settings.keep_best else []))
 
 
-def num_trials_of(settings: TuneSettings) -> int:
-    """Trials in all: as asked for, else as the preset's system ran, else a few."""
-    if settings.trials is not None:
-        return settings.trials
+def num_trials_of(settings: TuneSettings, space: Space) -> int:
+    """Trials in all: as asked for, else as the preset's system ran, else a few; of a grid all, and no more."""
     known = presets.read(settings.preset).trials if settings.preset else None
-    return known or DEFAULT_TRIALS
+    asked = settings.trials or known
+    if settings.sampler != "grid":
+        return asked or DEFAULT_TRIALS
+    all_of_it = SeededSampler("grid", to_optuna(space), seed=settings.sampler_seed).num_combinations or DEFAULT_TRIALS
+    return min(asked or all_of_it, all_of_it)
 
 
 def _check(settings: TuneSettings, space: Space, environment: Environment) -> None:
@@ -242,7 +247,7 @@ def _announce(settings: TuneSettings, space: Space) -> None:
     pruner = _pruner(settings, space)
     logger.info(
         "search: %d trials by %s for %s; %s",
-        num_trials_of(settings),
+        num_trials_of(settings, space),
         settings.sampler,
         " and ".join(f"{objective.direction[:3]}imal {objective.metric}" for objective in settings.objectives),
         "no trial is ended early" if pruner == "none" else f"hopeless trials are ended early ({pruner})",
@@ -256,9 +261,9 @@ def _pruner(settings: TuneSettings, space: Space) -> PrunerName:
     return "none" if is_frozen or len(settings.objectives) > 1 else "asha"
 
 
-def _posts(settings: TuneSettings, environment: Environment) -> list[Post]:
+def _posts(settings: TuneSettings, num_trials: int, environment: Environment) -> list[Post]:
     num_gpus = torch.cuda.device_count()
-    count = min(settings.parallel_trials or num_gpus or num_cpus(), num_trials_of(settings))
+    count = min(settings.parallel_trials or num_gpus or num_cpus(), num_trials)
     post = Post(
         environment=environment,
         cache_dir=settings.cache_dir or default_folder(),
@@ -280,6 +285,16 @@ def _owner(folder: Path) -> str:
     if not path.exists():
         files.write_text(path, uuid.uuid4().hex)
     return path.read_text()
+
+
+def _why_none(trials: Sequence[Trial]) -> str:
+    """Why no trial is complete."""
+    if not trials:
+        return "no trial was begun: use a longer --search-time-limit"
+    reasons = [trial.reason for trial in trials if trial.state == "failed"]
+    first = f"; the first one's reason: {reasons[0]}" if reasons else ""
+    what = "failed" if len(reasons) == len(trials) else "failed or were ended early"
+    return f"all of {len(trials)} trials {what}{first}"
 
 
 def _size(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from components.tune.settings import TuneSettings
 from components.tune.study import Asked, Ended, Study
 from components.tune.trials import Trial, chosen
 from components.tune.worker import Done, Epoch, Failed, Message, Task
-from serving.errors import DataError, KennelError
+from serving.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -124,18 +125,18 @@ class Search:
         if asked is None:
             return
         settings = self._settings.of_trial(asked.parameters)
-        try:
-            if not self._ground.is_ready(settings):
-                while self._running:  # the pass takes all cores, and latency is measured in quiet
-                    self._wait()
-                self._board.pause()
+        if not self._ground.is_ready(settings):
+            while self._running:  # the pass takes all cores, and latency is measured in quiet
+                self._wait()
+            self._board.pause()
+            try:
                 self._ground.make_ready(settings)
-        except DataError:
-            raise
-        except KennelError as error:
-            self._running[asked.number] = _Running(asked, settings)
-            self._fail(Failed(asked.number, str(error)))
-            return
+            except (DataError, OSError):
+                raise
+            except Exception as error:  # memory ran out, a graph cannot be exported: others may do better
+                self._running[asked.number] = _Running(asked, settings)
+                self._fail(Failed(asked.number, worker.why(error, asked.number)))
+                return
         self._ground.count(settings)
         self._running[asked.number] = _Running(asked, settings)
         self._board.begins(asked, settings)
@@ -176,15 +177,19 @@ class Search:
         losses = tuple(result.valid_loss for result in message.history)
         if running.is_pruned:
             reason = f"hopeless after epoch {len(losses)} of {running.settings.epochs}"
-            self._tell(message.number, Ended("pruned", losses=losses, seconds=message.seconds, reason=reason))
+            epochs_s = _epochs_s(message.history)
+            self._tell(message.number, Ended("pruned", (), losses, message.seconds, reason, epochs_s))
             return
         metrics = message.metrics | self._ground.latency_ms(running.settings)
         values = tuple(metrics[objective.metric] for objective in self._objectives)
-        self._tell(message.number, Ended("complete", values, losses, message.seconds))
+        self._tell(
+            message.number, Ended("complete", values, losses, message.seconds, epochs_s=_epochs_s(message.history))
+        )
 
     def _fail(self, message: Failed) -> None:
-        losses = tuple(result.valid_loss for result in self._running[message.number].history)
-        self._tell(message.number, Ended("failed", losses=losses, seconds=message.seconds, reason=message.reason))
+        history = self._running[message.number].history
+        losses = tuple(result.valid_loss for result in history)
+        self._tell(message.number, Ended("failed", (), losses, message.seconds, message.reason, _epochs_s(history)))
 
     def _tell(self, number: int, ended: Ended) -> None:
         self._running.pop(number)
@@ -201,6 +206,10 @@ class Search:
 def trial_folder(folder: Path, number: int) -> Path:
     """Of one trial."""
     return folder / f"{number:05d}"
+
+
+def _epochs_s(history: Sequence[EpochResult]) -> float:
+    return sum(result.seconds for result in history)
 
 
 def _so_far(objective: Objective, history: list[EpochResult]) -> float | None:

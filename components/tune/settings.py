@@ -22,7 +22,8 @@ class TuneSettings(TrainSettings):
     )
     trials: int | None = setting(
         None,
-        help=f"trials in all, those of a killed search counted; default: the preset's, else {DEFAULT_TRIALS}",
+        help="trials in all, those of a killed search counted; default: the preset's, else all of a grid, "
+        f"else {DEFAULT_TRIALS}",
         ge=1,
     )
     objective: str = setting(

@@ -14,7 +14,7 @@ from optuna.pruners import NopPruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from components.tune import pruner
+from components.tune import importance, pruner
 from components.tune.heartbeat import Heartbeat
 from components.tune.objective import Objective
 from components.tune.pruner import Other, PrunerName
@@ -54,6 +54,7 @@ class Ended:
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
     reason: str = ""
+    epochs_s: float = 0.0
 
 
 class Study:
@@ -173,6 +174,7 @@ class Study:
             "state": ended.state,
             "losses": list(ended.losses),
             "seconds": ended.seconds,
+            "epochs_s": ended.epochs_s,
             "reason": ended.reason,
         }
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -194,10 +196,7 @@ class Study:
         return [_record(trial) for trial in begun if not _is_lost(trial)]
 
     def importances(self) -> dict[str, float]:
-        """How much each setting matters for the first objective, adding up to 1; empty when too little is known.
-
-        Source: Watanabe, Bansal and Hutter 2023, PED-ANOVA.
-        """
+        """How much each setting matters for the first objective, adding up to 1; empty when too little is known."""
         complete = [trial for trial in self._frozen() if trial.state == TrialState.COMPLETE]
         if len(complete) < 4 or len({trial.values[0] for trial in complete}) < 2:
             return {}
@@ -208,8 +207,7 @@ class Study:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings that had one value in all trials
-            found: dict[str, float] = optuna.importance.get_param_importances(alone)
-        return found
+            return importance.shares(alone)
 
     def _frozen(self) -> list[FrozenTrial]:
         return sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number)
@@ -256,6 +254,7 @@ def _record(trial: FrozenTrial) -> Trial:
         ended=trial.datetime_complete,
         seconds=outcome.get("seconds", 0.0),
         reason=outcome.get("reason", ""),
+        epochs_s=outcome.get("epochs_s", 0.0),
     )
 
 

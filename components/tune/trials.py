@@ -30,6 +30,8 @@ class Trial:
     """Of its own work, without waiting."""
     reason: str = ""
     """Why it failed or was pruned."""
+    epochs_s: float = 0.0
+    """The part of `seconds` that its epochs took."""
 
 
 def best(trials: Sequence[Trial], objective: Objective) -> Trial | None:

@@ -198,12 +198,16 @@ def _attempt(task: Task, foundations: Foundations, world: World, connection: Con
         return Done(task.number, metrics, tuple(run.history), time.perf_counter() - started)
     except (EOFError, ConnectionError):
         raise
-    except KennelError as error:
-        reason = str(error)
     except Exception as error:  # whatever it is, it is this trial's, and others may do better
-        logger.exception("trial %d", task.number)
-        reason = f"internal error, please report it with the log: {type(error).__name__}: {error}"
-    return Failed(task.number, reason, time.perf_counter() - started)
+        return Failed(task.number, why(error, task.number), time.perf_counter() - started)
+
+
+def why(error: Exception, number: int) -> str:
+    """Why a trial failed, in a sentence; what nobody foresaw goes to the log as well."""
+    if isinstance(error, KennelError):
+        return str(error)
+    logger.error("trial %d", number, exc_info=error)
+    return f"internal error, please report it with the log: {type(error).__name__}: {error}"
 
 
 def _keep(run: Run, folder: Path) -> None:

@@ -54,7 +54,8 @@ class ActivationMaps:
         if not self.are_there:
             raise MapNotFound(
                 f"this bundle has no {ACTIVATION_MAP}: its network does not end in a mean over all places and one "
-                "linear layer, or an earlier version wrote it; train's log says which"
+                "linear layer, at its image size there is but one place, or an earlier version wrote it; train's log "
+                "says which"
             )
         with self._opening:
             if self._session is None:

@@ -16,6 +16,27 @@ async function refusal(response) {
   }
 }
 
+const here = `${location.origin}${location.pathname.replace(/[^/]*$/, "")}`;
+
+function showCurl(address) {
+  at("curl").textContent = `curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' ${address}`;
+}
+
+// Of a server of many models, which has no card: where to send pictures instead of here.
+async function showMany() {
+  const response = await fetch("models");
+  const models = response.ok ? (await response.json()).models : [];
+  const addresses = models.map((model) => `${here}models/${encodeURIComponent(model.modelName)}/invoke`);
+  at("about").textContent = addresses.length
+    ? "This server has many models, and this page asks none of them. They answer pictures at:"
+    : "This server has many models to come, and none is loaded yet: POST /models loads one.";
+  at("addresses").replaceChildren();
+  for (const address of addresses) put(at("addresses"), "li", address);
+  at("addresses").hidden = addresses.length === 0;
+  at("drop").hidden = at("model").hidden = true;
+  showCurl(addresses[0] ?? `${here}models/NAME/invoke`);
+}
+
 async function showCard() {
   let response;
   try {
@@ -25,6 +46,7 @@ async function showCard() {
   }
   if (!response.ok) {
     at("about").textContent = await refusal(response);
+    if (response.status === 404) await showMany().catch(() => {});
     return null;
   }
   const card = await response.json();
@@ -165,6 +187,7 @@ async function showMap(index) {
 
 let shown = "";
 let latest = 0;
+showCurl(`${here}invocations`);
 let carded = showCard();
 
 async function ask(chosen) {
@@ -242,7 +265,6 @@ document.addEventListener("drop", (event) => {
 });
 at("look").addEventListener("click", () => (mapped === null ? showMap(best) : press(null)));
 at("drop").addEventListener("submit", (event) => event.preventDefault());
-at("curl").textContent = `curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' ${location.origin}${location.pathname.replace(/[^/]*$/, "")}invocations`;
 at("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText(at("curl").textContent);
   at("copy").textContent = "Copied";

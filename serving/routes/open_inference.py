@@ -14,9 +14,8 @@ from serving.failures import COMMON, documented, tell_not_ready
 from serving.headers import shortened
 from serving.model import Model
 from serving.service import Service
-from serving.tensors import Inference
+from serving.tensors import JSON_LENGTH, Inference
 
-JSON_LENGTH: Final = "Inference-Header-Content-Length"
 EXTENSIONS: Final = ["binary_tensor_data"]
 
 

@@ -14,7 +14,7 @@ from serving.failures import COMMON, documented
 from serving.headers import shortened
 from serving.page import read_page
 from serving.readers import select_reader
-from serving.service import Service
+from serving.service import Service, headers_of
 
 
 def router(service: Service) -> APIRouter:
@@ -48,7 +48,8 @@ def router(service: Service) -> APIRouter:
         index = _parse_label(request.query_params.get("label"))
         model, mapped = await service.activation_map(request, read, parameters, index)
         named = {"label": model.manifest.labels[mapped.index], "index": mapped.index}
-        return JSONResponse(named | _scaled(mapped.values) | _seen(model.manifest.input))
+        answer = named | _scaled(mapped.values) | _seen(model.manifest.input)
+        return JSONResponse(answer, headers=headers_of(model, [mapped]))
 
     made.get("/", include_in_schema=False)(page)
     described = documented(openapi.CARD, NotReady)

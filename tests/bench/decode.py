@@ -7,6 +7,7 @@ all, cut the centre out.
 import argparse
 import io
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from serving import bundle
 from serving.arrays import to_pixels
 from serving.bundle import Head, InputSpec
 from serving.engines.torch_network import Network
+from serving.errors import DataError, KennelError
 from serving.preprocess import REDUCED_SIDE, Pixels, decode, preprocess
 from tests.bench import pictures
 
@@ -158,23 +160,48 @@ def load(model: Path | None) -> tuple[Network, InputSpec]:
     return network.eval(), manifest.input
 
 
-def main() -> None:
-    """Print times and effects."""
+def read_photographs(folder: Path | None, count: int) -> list[bytes]:
+    """The JPEGs below `folder`; without one, `count` that are made.
+
+    Raises:
+        DataError: There are none.
+    """
+    if folder is None:
+        originals = pictures.photographs()
+        return [photograph(originals[n % len(originals)], CAMERA, seed=n) for n in range(count)]
+    photos = [path.read_bytes() for path in sorted(folder.rglob("*.[jJ][pP]*[gG]"))]
+    if not photos:
+        raise DataError(f"--images {str(folder)!r} holds no JPEG, expected a folder of *.jpg as cameras wrote them")
+    return photos
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print times and effects; returns the exit code."""
+    try:
+        run(arguments)
+    except KennelError as error:
+        print(f"make bench-decode: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Print times and effects.
+
+    Raises:
+        KennelError: The bundle or the photographs cannot be used; before anything is measured.
+    """
     parser = argparse.ArgumentParser(prog="make bench-decode", description=__doc__)
     parser.add_argument("--images", type=Path, help="folder of photographs, *.jpg as cameras wrote them")
     parser.add_argument("--model", type=Path, help="bundle whose logits are compared")
     parser.add_argument("--rounds", type=int, default=30, help="of the measurement of times")
     parser.add_argument("--count", type=int, default=64, help="photographs that are made where none are given")
-    arguments = parser.parse_args()
-    report_times(input_spec(SIZE), arguments.rounds)
-    network, spec = load(arguments.model)
-    if arguments.images is not None:
-        photos = [path.read_bytes() for path in sorted(arguments.images.rglob("*.[jJ][pP]*[gG]"))]
-    else:
-        originals = pictures.photographs()
-        photos = [photograph(originals[n % len(originals)], CAMERA, seed=n) for n in range(arguments.count)]
+    given = parser.parse_args(arguments)
+    photos = read_photographs(given.images, given.count)
+    network, spec = load(given.model)
+    report_times(input_spec(SIZE), given.rounds)
     report_effects(network, spec, photos)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

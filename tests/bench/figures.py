@@ -85,10 +85,14 @@ class Figure:
 
     def line(self) -> str:
         """For the table."""
-        value = "" if self.value is None else f"{self.value:.2f}"
+        value = "" if self.value is None else _shown(self.value)
         relation = "at least" if self.is_at_least else "at most"
         aim = "" if self.aim is None else f" (aim: {self.aim:g})"
         return f"  {self.name:66} {value:>8} {self.unit:3} {relation:8} {self.target:g}{aim}: {self.verdict}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
 
 
 def judge(servers: Mapping[str, Server], bounds: Mapping[str, float], image_mb: float | None) -> list[Figure]:

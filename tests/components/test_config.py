@@ -199,5 +199,5 @@ def test_the_entrypoint_knows_its_stages() -> None:
     assert "train" in run("--help").stdout
     wrong = run("trian")
     assert wrong.returncode == 1
-    assert wrong.stderr == 'error: got "trian", expected a stage: train; --help says what they do\n'
+    assert wrong.stderr == 'error: got "trian", expected a stage: tune, train; --help says what they do\n'
     assert run().returncode == 1

@@ -79,7 +79,7 @@ def test_a_changed_file_of_nodes_is_refused_with_the_bundle(bundle: Bundle, tmp_
 def test_a_bundle_without_them_says_so(tmp_path: Path) -> None:
     maps = ActivationMaps(write_bundle(tmp_path), 1)
     assert not maps.are_there
-    with pytest.raises(MapNotFound, match=r"has no activation_map\.onnx"):
+    with pytest.raises(MapNotFound, match=r"has no activation_map\.onnx: .*at its image size there is but one place"):
         maps.infer(pictures(1))
 
 
@@ -100,6 +100,17 @@ async def test_it_answers_the_map_of_the_most_probable_label(client: httpx.Async
     answer = (await ask(client, picture)).json()
     assert (answer["label"], answer["index"]) == (best["label"], best["index"])
     assert_is_map(answer, ActivationMaps(bundle, 1).infer(preprocess(picture, SPEC)[np.newaxis])[0, best["index"]])
+
+
+@pytest.mark.parametrize("query", ["", "?label=0"])
+async def test_it_says_where_the_time_went_as_answers_with_labels_do(
+    client: httpx.AsyncClient, bundle: Bundle, query: str
+) -> None:
+    answer = await ask(client, images.jpeg(), query)
+    phases = dict(part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    assert list(phases) == ["decode", "queue", "model"]
+    assert float(phases["model"]) > 0
+    assert f"model={bundle.manifest.sha256[:12]}" in answer.headers["x-amzn-sagemaker-custom-attributes"]
 
 
 async def test_another_label_has_another_map(client: httpx.AsyncClient, bundle: Bundle) -> None:

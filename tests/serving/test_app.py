@@ -131,6 +131,24 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(
     assert response.headers["allow"] == allowed
 
 
+async def test_attributes_in_the_query_are_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post("/invocations?top_k=2", content=images.jpeg(), headers=JPEG)
+    assert refusal(response) == (400, "invalid_input")
+    assert "in the header X-Amzn-SageMaker-Custom-Attributes" in response.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "flag"),
+    [("/reload", "--management-port"), ("/models", "--multi-model"), ("/models/dogs/invoke", "--multi-model")],
+)
+async def test_a_path_that_another_server_would_have_is_404_and_says_which(
+    client: httpx.AsyncClient, path: str, flag: str
+) -> None:
+    response = await client.post(path)
+    assert refusal(response) == (404, "not_found")
+    assert flag in response.json()["message"]
+
+
 @pytest.mark.parametrize("path", ["/invocations/", "/ping/x", "/models", "/" + "x" * 5000])
 async def test_a_wrong_path_is_404_and_says_which_are_right(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path)

@@ -19,7 +19,7 @@ from serving.models import Models
 from serving.preprocess import Pixels
 from serving.settings import ServerSettings
 from tests.support import images
-from tests.support.apps import connected
+from tests.support.apps import Message, connected, post_messages
 
 pytestmark = pytest.mark.anyio
 
@@ -210,40 +210,24 @@ async def test_a_caller_that_hangs_up_while_waiting_frees_its_slot_and_never_rea
     held = Held()
     app = create_app(settings, Models(settings, held.load))
     admitted, hangs_up = asyncio.Event(), asyncio.Event()
-    sent: list[int] = []
+    body: list[Message] = [{"type": "http.request", "body": images.jpeg(seed=1), "more_body": False}]
 
-    async def receive(messages: list[dict[str, object]]) -> dict[str, object]:
-        if messages:
-            return messages.pop()
+    async def receive() -> Message:
+        if body:
+            return body.pop()
         admitted.set()
         await hangs_up.wait()
         return {"type": "http.disconnect"}
-
-    async def send(message: dict[str, object]) -> None:
-        if "status" in message:
-            sent.append(int(str(message["status"])))
 
     async with connected(app) as client:
         held.let_go.clear()
         first = asyncio.create_task(invoke(client, images.jpeg()))
         await until(lambda: held.batch_sizes == [1])
-        body: list[dict[str, object]] = [{"type": "http.request", "body": images.jpeg(seed=1), "more_body": False}]
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/invocations",
-            "raw_path": b"/invocations",
-            "query_string": b"",
-            "headers": [(b"content-type", b"image/jpeg")],
-            "http_version": "1.1",
-            "scheme": "http",
-        }
-        second = asyncio.create_task(app(scope, lambda: receive(body), send))  # type: ignore[arg-type]  # plain dicts
+        second = asyncio.create_task(post_messages(app, receive))
         await admitted.wait()
         assert (await invoke(client, images.jpeg())).status_code == 503
         hangs_up.set()
-        await asyncio.wait_for(second, DEADLINE_S)
-        assert sent == [499]
+        assert await asyncio.wait_for(second, DEADLINE_S) == [499]
         third = asyncio.create_task(invoke(client, images.jpeg(seed=2)))  # has room again
         await asyncio.sleep(0)
         held.let_go.set()

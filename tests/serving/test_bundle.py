@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -135,13 +136,23 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.tar.gz"
     path.write_bytes(content)
-    assert "is not a readable tar archive" in refused(path)
+    reason = refused(path)
+    assert "is not a readable tar archive (" in reason
+    assert reason.endswith("give the folder that train wrote, or model.tar.gz")
+    assert "\n" not in reason
+    assert "method" not in reason
 
 
 def test_an_archive_cut_short_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     archive = pack(bundle.folder, tmp_path / "model.tar.gz")
     archive.write_bytes(archive.read_bytes()[:-2000])
     assert str(archive) in refused(archive)
+
+
+def test_a_folder_around_a_bundle_is_refused_with_the_bundles_own(bundle: Bundle, tmp_path: Path) -> None:
+    assert "give" not in refused(tmp_path)
+    shutil.copytree(bundle.folder, tmp_path / "model")
+    assert refused(tmp_path).endswith(f"; give {str(tmp_path / 'model')!r}, which is one")
 
 
 def test_a_path_without_anything_is_refused_with_advice(tmp_path: Path) -> None:

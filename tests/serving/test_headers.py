@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from serving.errors import InvalidInput, NotAcceptable, UnsupportedContentType
-from serving.headers import check_encoding, parse_attributes, parse_content_type, parse_top_k, preferred
+from serving.headers import check_encoding, check_query, parse_attributes, parse_content_type, parse_top_k, preferred
 
 JSON, NPY = "application/json", "application/x-npy"
 
@@ -54,7 +54,8 @@ def test_what_is_not_written_is_not_acceptable(accept: str) -> None:
         ("", 5),
         ("trace=1-abc", 5),
         ("just text, more", 5),
-        ("TOP_K=2", 5),
+        ("top=2,stop_k=2,pixels=7", 5),
+        ("my top k", 5),
         ("top_k=1", 1),
         ("a=b,top_k= 12 ,c", 12),
         ("top_k=007", 7),
@@ -62,6 +63,20 @@ def test_what_is_not_written_is_not_acceptable(accept: str) -> None:
 )
 def test_top_k_is_read_among_whatever_else_callers_send(attributes: str | None, expected: int) -> None:
     assert parse_top_k(parse_attributes(attributes), 5) == expected
+
+
+@pytest.mark.parametrize(
+    ("attributes", "meant"), [("topk=2", "top_k"), ("a=b, TOP-K =2", "top_k"), ("PixelRange=unit", "pixel_range")]
+)
+def test_a_name_that_is_nearly_ours_is_refused_with_the_right_one(attributes: str, meant: str) -> None:
+    with pytest.raises(InvalidInput, match=f"did you mean {meant}\\?"):
+        parse_attributes(attributes)
+
+
+def test_attributes_in_a_query_are_refused_and_whatever_else_stands_there_is_not() -> None:
+    check_query(["label", "trace"])
+    with pytest.raises(InvalidInput, match="'top_k' is not read in a query, expected top_k in the header X-Amzn"):
+        check_query(["label", "top_k"])
 
 
 def test_an_absurdly_large_top_k_means_all_labels() -> None:

@@ -11,7 +11,7 @@ import pytest
 from serving.bundle import Bundle
 from tests.support import images
 from tests.support.bundles import pack
-from tests.support.servers import Server, serving, wait_for
+from tests.support.servers import Server, forked_serving, serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +76,14 @@ def test_a_large_body_is_refused_before_it_is_sent_when_the_client_asks_first(se
 
 
 def test_the_platforms_limit_holds_when_it_sets_one(bundle: Bundle, tmp_path: Path) -> None:
-    with serving(bundle.folder, tmp_path / "log", SAGEMAKER_MAX_PAYLOAD_IN_MB="1") as server:
+    with forked_serving(bundle.folder, tmp_path / "log", SAGEMAKER_MAX_PAYLOAD_IN_MB="1") as server:
         server.wait_until_ready()
         assert server.post(images.jpeg() + bytes(2**20)).status_code == 413
 
 
 def test_a_model_archive_is_served_as_its_folder_is(server: Server, bundle: Bundle, tmp_path: Path) -> None:
     archive = pack(bundle.folder, tmp_path / "model.tar.gz")
-    with serving(archive, tmp_path / "log") as packed:
+    with forked_serving(archive, tmp_path / "log") as packed:
         packed.wait_until_ready()
         assert packed.post(images.jpeg()).json() == server.post(images.jpeg()).json()
 
@@ -106,7 +106,7 @@ def answer_on(connection: socket.socket) -> tuple[int, bytes]:
 
 def test_a_stop_answers_what_is_under_way(bundle: Bundle, tmp_path: Path) -> None:
     """More than the decoders can do at once, so that most of it waits when the signal comes."""
-    with serving(bundle.folder, tmp_path / "log") as server:
+    with forked_serving(bundle.folder, tmp_path / "log") as server:
         server.wait_until_ready()
         picture = images.encode(images.noise(3000, 4000), quality=80)
         connections = [send(server, picture) for _ in range(12)]
@@ -120,7 +120,7 @@ def test_a_stop_answers_what_is_under_way(bundle: Bundle, tmp_path: Path) -> Non
 def test_a_stop_answers_what_the_kernel_had_received_and_the_server_not_yet_read(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    with serving(bundle.folder, tmp_path / "log") as server:
+    with forked_serving(bundle.folder, tmp_path / "log") as server:
         server.wait_until_ready()
         server.process.send_signal(signal.SIGSTOP)
         connections = [send(server, images.jpeg(seed=seed)) for seed in range(8)]
@@ -147,3 +147,11 @@ def test_a_hangup_before_anybody_can_reload_is_made_up_for(bundle: Bundle, tmp_p
 def test_ping_is_answered_however_a_load_balancer_asks(server: Server, method: str) -> None:
     response = httpx.request(method, f"{server.url}/ping", timeout=20)
     assert (response.status_code, response.content) == (200, b"")
+
+
+def test_a_line_of_log_about_a_request_names_it(bundle: Bundle, tmp_path: Path) -> None:
+    with serving(bundle.folder, tmp_path / "log") as server:
+        server.wait_until_ready()
+        assert server.post(b"no picture", **{"X-Request-Id": "order-17"}).status_code == 400
+        line = next(line for line in server.log.splitlines() if ": 400 " in line)
+        assert line.endswith(" [request order-17]")

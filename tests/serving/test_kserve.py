@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +19,7 @@ from serving.app import create_app
 from serving.bundle import Bundle
 from serving.settings import ServerSettings
 from tests.support import images
-from tests.support.apps import connected
+from tests.support.apps import client_at, connected
 from tests.support.bundles import LABELS
 
 pytestmark = pytest.mark.anyio
@@ -94,8 +96,7 @@ async def test_the_operator_names_the_model(bundle: Bundle) -> None:
 
 
 async def test_before_a_model_is_loaded_all_say_503(app: FastAPI) -> None:
-    transport = httpx.ASGITransport(app)  # nobody starts it
-    async with httpx.AsyncClient(transport=transport, base_url="http://kennel") as client:
+    async with client_at(app) as client:  # nobody starts it
         for path in ("/v1/models/model", "/v2/health/ready", "/v2/models/model", "/v2/models/model/ready"):
             response = await client.get(path)
             assert (response.status_code, response.json()["error"]) == (503, "not_ready")
@@ -260,3 +261,27 @@ async def test_v2_refuses_what_is_no_request(
     response = await client.post(INFER, content=body, headers=headers)
     assert response.status_code == 400
     assert sentence in response.json()["message"]
+
+
+async def test_a_picture_as_it_is_is_refused_with_where_it_can_go(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/models/model:predict", INFER):
+        response = await client.post(path, content=PICTURES[0], headers={"Content-Type": "image/jpeg"})
+        assert response.status_code == 400
+        assert "is not JSON but image/jpeg: put the picture into JSON, in base64, or" in response.json()["message"]
+
+
+async def test_v2_in_bytes_without_the_header_is_refused_with_its_name(client: httpx.AsyncClient) -> None:
+    raw = struct.pack("<I", len(PICTURES[0])) + PICTURES[0]
+    described = tensor(shape=[1], data=None, parameters={"binary_data_size": len(raw)})
+    response = await client.post(INFER, content=json.dumps({"inputs": [described]}).encode() + raw)
+    assert response.status_code == 400
+    assert f"the header {LENGTH} has to say how long that is" in response.json()["message"]
+
+
+async def test_the_requests_that_the_readme_shows_are_answered(client: httpx.AsyncClient) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = re.findall(r'^\{"inputs": .*\}$', readme, re.MULTILINE)
+    assert len(shown) == 2
+    for text in shown:
+        response = await client.post(INFER, content=text.replace("BASE64", encoded(PICTURES[0])))
+        assert response.status_code == 200, response.text

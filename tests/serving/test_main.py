@@ -1,5 +1,6 @@
 """The command line, as a person or SageMaker types it."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from serving.app import create_app
 from serving.bundle import Bundle
 from serving.settings import ServerSettings
+from tests.support import forked
 from tests.support.servers import ROOT, Server, clean_environment
 
 BLOCK = """
@@ -46,7 +48,13 @@ def kennel(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[st
         (("serve", "--port", "99999"), '--port got "99999", expected a whole number at least 0 and at most 65535'),
         (("serve", "--engine", "tpu"), '--engine got "tpu", expected one of onnx, onnx-int8, torch'),
         (("serve", "out/model"), "out/model is not a flag"),
-        (("serve", "--host", "192.0.2.1"), "cannot listen on 192.0.2.1 port 8080"),
+        (
+            ("serve", "--host", "192.0.2.1"),
+            "cannot listen on 192.0.2.1 port 8080: Cannot assign requested address; --host takes an address of this",
+        ),
+        (("serve", "--host", "no host"), "; --host takes an address of this machine"),
+        (("serve", "--port", "8082", "--management-port", "8082"), "--port and --management-port are both 8082"),
+        (("serve", "--url-hosts", "https://example.com/"), "'https://example.com/' is no HOST or HOST:PORT"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_1(arguments: tuple[str, ...], sentence: str) -> None:
@@ -61,7 +69,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_1(arguments: tuple[str, ...], s
 def test_a_port_in_use_is_one_sentence_and_exit_code_1(server: Server) -> None:
     done = kennel("serve", "--host", "127.0.0.1", "--port", str(server.port))
     assert done.returncode == 1
-    assert f"cannot listen on 127.0.0.1 port {server.port}: Address already in use" in done.stderr
+    expected = f"cannot listen on 127.0.0.1 port {server.port}: Address already in use; choose another with --port"
+    assert done.stderr.splitlines()[-1].endswith(expected)
     assert "Traceback" not in done.stderr
 
 
@@ -74,10 +83,29 @@ def test_a_wrong_variable_is_one_sentence_and_exit_code_1() -> None:
 
 def test_decoding_on_a_gpu_that_is_not_there_is_one_sentence_and_exit_code_1(bundle: Bundle) -> None:
     flags = ("--model", str(bundle.folder), "--host", "127.0.0.1", "--port", "0", "--decode", "nvjpeg")
-    done = kennel("serve", *flags, CUDA_VISIBLE_DEVICES="")
+    environ = clean_environment(CUDA_VISIBLE_DEVICES="")
+    done = forked.run(forked.main, "serving", ["serve", *flags], environ=environ)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("python -m serving: JPEGs are decoded by nvJPEG on a GPU alone")
+    (sentence,) = (
+        line for line in done.stderr.splitlines() if line.startswith("python -m serving: ")
+    )  # beside the log
+    assert "JPEGs are decoded by nvJPEG on a GPU alone" in sentence
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_python_still_imports_is_no_traceback(number: signal.Signals) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "serving", "serve", "--model", "/nowhere", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--host", "127.0.0.1"], cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.rstrip().endswith("serving.errors") for line in process.stderr)
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(60) == 0
+    assert "listening" not in rest, "it was stopped too late to show anything"
+    assert "Traceback" not in rest
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
@@ -129,6 +157,7 @@ except NotReady as error: print(error)
 """
     done = python("-c", script)
     assert "ERROR model not loaded: engine 'torch' needs torch" in done.stderr
+    assert "/ping stays 503 until a reload" in done.stderr
     assert "Traceback" not in done.stderr
     assert "could not be loaded" in done.stdout
 

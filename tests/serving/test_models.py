@@ -2,7 +2,8 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -18,11 +19,13 @@ from serving.models import Models
 from serving.settings import ServerSettings
 from tests.serving.test_batching import Held, invoke, until
 from tests.support import images
-from tests.support.apps import connected
+from tests.support.apps import client_at, connected
 from tests.support.bundles import pack, write_bundle
 
 pytestmark = pytest.mark.anyio
 
+MANAGEMENT_PORT = 9001
+MANAGEMENT = f"http://127.0.0.1:{MANAGEMENT_PORT}"
 HEADERS = {"Content-Type": "image/jpeg", "Accept": "application/x-npy"}
 
 
@@ -147,20 +150,31 @@ async def test_invocations_of_many_models_say_where_to_go(platform: httpx.AsyncC
     assert "/models/NAME/invoke" in response.json()["message"]
 
 
-async def test_unloading_waits_for_the_answers_under_way(bundle: Bundle) -> None:
+@asynccontextmanager
+async def unloading(bundle: Bundle) -> AsyncIterator[tuple[httpx.AsyncClient, Callable[[], Awaitable[None]]]]:
+    """A server whose model `m` is being unloaded and waits for an answer under way, and what ends both."""
     held = Held()
     settings = ServerSettings(multi_model=True)
     async with connected(create_app(settings, Models(settings, held.load))) as client:
         await load(client, "m", bundle.folder)
         held.let_go.clear()
-        under_way = asyncio.create_task(logits(client, "/models/m/invoke"))
+        answer = asyncio.create_task(logits(client, "/models/m/invoke"))
         await until(lambda: held.batch_sizes == [1])
-        unloading = asyncio.create_task(client.delete("/models/m"))
+        deletion = asyncio.create_task(client.delete("/models/m"))
         await until_404(client)
-        assert not unloading.done()
-        held.let_go.set()
-        assert (await under_way).shape == (1, 7)
-        assert (await unloading).status_code == 200
+
+        async def end() -> None:
+            assert not deletion.done()
+            held.let_go.set()
+            assert (await answer).shape == (1, 7)
+            assert (await deletion).status_code == 200
+
+        yield client, end
+
+
+async def test_unloading_waits_for_the_answers_under_way(bundle: Bundle) -> None:
+    async with unloading(bundle) as (_, end):
+        await end()
 
 
 async def until_404(client: httpx.AsyncClient) -> None:
@@ -196,13 +210,12 @@ async def test_a_reload_answers_with_the_new_bundle_and_lets_those_under_way_end
 async def test_a_bad_bundle_is_not_reloaded_and_the_old_one_goes_on(
     own_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = ServerSettings(model=own_bundle, threads=1, management_port=9001)
+    settings = ServerSettings(model=own_bundle, threads=1, management_port=MANAGEMENT_PORT)
     app = create_app(settings)
     async with connected(app) as client:
         before = await logits(client)
         (own_bundle / "model.onnx").write_bytes(b"torn")
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9001") as management:
+        async with client_at(app, MANAGEMENT) as management:
             response = await management.post("/reload")
         assert (response.status_code, response.json()["error"]) == (400, "bundle_error")
         assert "not reloaded" in caplog.text
@@ -211,12 +224,11 @@ async def test_a_bad_bundle_is_not_reloaded_and_the_old_one_goes_on(
 
 
 async def test_a_reload_is_heard_on_the_management_port_alone(own_bundle: Path, other: Bundle) -> None:
-    app = create_app(ServerSettings(model=own_bundle, threads=1, management_port=9001))
+    app = create_app(ServerSettings(model=own_bundle, threads=1, management_port=MANAGEMENT_PORT))
     async with connected(app) as client:
         replace(own_bundle, other)
         assert (await client.post("/reload")).status_code == 404
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:9001") as management:
+        async with client_at(app, MANAGEMENT) as management:
             response = await management.post("/reload")
         assert response.json() == {"model": "model", "version": other.manifest.sha256[:12]}
 
@@ -231,16 +243,14 @@ async def test_a_bundle_that_could_not_be_loaded_can_be_mended_and_reloaded(own_
     settings = ServerSettings(model=own_bundle, threads=1)
     models = Models(settings)
     app = create_app(settings, models)
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://kennel") as client:
-            async with asyncio.timeout(20):
-                while "could not be loaded" not in (await client.get("/ping")).text:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-            (own_bundle / "bundle.json").write_bytes(manifest)
-            await models.reload()
-            assert (await client.get("/ping")).status_code == 200
-            assert (await invoke(client, images.jpeg())).status_code == 200
+    async with app.router.lifespan_context(app), client_at(app) as client:
+        async with asyncio.timeout(20):
+            while "could not be loaded" not in (await client.get("/ping")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (own_bundle / "bundle.json").write_bytes(manifest)
+        await models.reload()
+        assert (await client.get("/ping")).status_code == 200
+        assert (await invoke(client, images.jpeg())).status_code == 200
 
 
 def replace(folder: Path, bundle: Bundle) -> None:
@@ -266,20 +276,9 @@ async def test_a_model_out_of_service_is_still_listed_and_can_be_unloaded(bundle
 
 
 async def test_unloading_one_model_keeps_nobody_from_loading_another(bundle: Bundle, other: Bundle) -> None:
-    held = Held()
-    settings = ServerSettings(multi_model=True)
-    async with connected(create_app(settings, Models(settings, held.load))) as client:
-        await load(client, "m", bundle.folder)
-        held.let_go.clear()
-        under_way = asyncio.create_task(logits(client, "/models/m/invoke"))
-        await until(lambda: held.batch_sizes == [1])
-        unloading = asyncio.create_task(client.delete("/models/m"))
-        await until_404(client)
+    async with unloading(bundle) as (client, end):
         assert (await load(client, "m", other.folder)).status_code == 200
-        assert not unloading.done()
-        held.let_go.set()
-        await under_way
-        assert (await unloading).status_code == 200
+        await end()
         assert (await client.get("/models/m")).json()["modelUrl"] == str(other.folder)
 
 

@@ -20,9 +20,9 @@ from serving.models import Models
 from serving.settings import ServerSettings
 from tests.serving.test_batching import Held, invoke, until
 from tests.support import images
-from tests.support.apps import connected
+from tests.support.apps import Message, connected, post_messages
 from tests.support.bundles import LABELS
-from tests.support.servers import serving
+from tests.support.servers import forked_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -131,7 +131,7 @@ def test_a_trace_is_taken_over_where_it_is_valid(traceparent: str, trace_id: str
 
 def test_json_log_lines_name_the_request_and_its_trace(bundle: Bundle, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with serving(bundle.folder, log, "--log-format", "json", "--log-requests", "true") as server:
+    with forked_serving(bundle.folder, log, "--log-format", "json", "--log-requests", "true") as server:
         server.wait_until_ready()
         named = {"X-Request-Id": "order-17", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
         assert server.post(images.jpeg(), **named).status_code == 200
@@ -170,25 +170,11 @@ async def test_what_is_late_is_503_and_never_reaches_the_engine(bundle: Bundle) 
 
 
 async def test_a_caller_that_hangs_up_is_counted(app: FastAPI) -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
     async with connected(app) as client:
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/invocations",
-            "raw_path": b"/invocations",
-            "query_string": b"",
-            "headers": [(b"content-type", b"image/jpeg")],
-            "http_version": "1.1",
-            "scheme": "http",
-        }
-
-        async def receive() -> dict[str, object]:
-            return {"type": "http.disconnect"}
-
-        async def send(_: object) -> None:
-            pass
-
-        await app(scope, receive, send)
+        await post_messages(app, receive)
         assert (await samples(client))["kennel_refusals_total{error=caller_gone}"] == 1
 
 

@@ -10,7 +10,7 @@ from serving.bundle import Bundle
 from tests.support import images
 from tests.support.bundles import LABELS, reseal, write_bundle
 from tests.support.chromium import Tab
-from tests.support.servers import Server, serving, wait_for
+from tests.support.servers import Server, forked_serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_a_new_picture_has_no_map_until_it_is_asked_for(tab: Tab, server: Server
 def test_a_map_that_cannot_be_had_is_a_sentence_and_the_labels_stay(tab: Tab, tmp_path: Path, bundle: Bundle) -> None:
     picture = tmp_path / "rex.jpg"
     picture.write_bytes(images.jpeg())
-    with serving(bundle.folder, tmp_path / "log") as server:
+    with forked_serving(bundle.folder, tmp_path / "log") as server:
         ask(opened(tab, server.wait_until_ready()), picture)
         server.stop()
         tab.evaluate("document.querySelector('#look').click()")
@@ -206,7 +206,7 @@ def test_a_map_that_cannot_be_had_is_a_sentence_and_the_labels_stay(tab: Tab, tm
 def test_a_model_without_maps_has_no_button_for_them(tab: Tab, tmp_path: Path) -> None:
     picture = tmp_path / "rex.jpg"
     picture.write_bytes(images.jpeg())
-    with serving(write_bundle(tmp_path / "old").folder, tmp_path / "log") as server:
+    with forked_serving(write_bundle(tmp_path / "old").folder, tmp_path / "log") as server:
         ask(opened(tab, server.wait_until_ready()), picture)
         assert tab.evaluate("document.querySelector('#where').hidden")
         assert tab.count("#labels button") == 0
@@ -252,7 +252,24 @@ def test_its_policy_allows_its_own_script_and_no_other(server: Server) -> None:
 def test_a_label_that_looks_like_markup_is_text(tab: Tab, tmp_path: Path, own_bundle: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>"
     reseal(own_bundle, labels=[hostile, *LABELS[1:]])
-    with serving(own_bundle, tmp_path / "log") as server:
+    with forked_serving(own_bundle, tmp_path / "log") as server:
         opened(tab, server.wait_until_ready())
         assert tab.text("#all li") == hostile
         assert tab.count("#all img") == 0
+
+
+def test_of_a_server_of_many_models_it_says_where_they_are(tab: Tab, tmp_path: Path, bundle: Bundle) -> None:
+    with forked_serving(bundle.folder, tmp_path / "log", "--multi-model") as server:
+        tab.open(f"{server.url}/")
+        wait_for(lambda: "none is loaded yet" in tab.text("#about"), "the sentence")
+        assert f"{server.url}/models/NAME/invoke" in tab.text("#curl")
+        wanted = {"model_name": "big dogs", "url": str(bundle.folder)}
+        assert httpx.post(f"{server.url}/models", json=wanted, timeout=20).status_code == 200
+        tab.open(f"{server.url}/")
+        wait_for(lambda: tab.count("#addresses li") == 1, "the addresses")
+        address = tab.text("#addresses li")
+        assert address in tab.text("#curl")
+        asked = httpx.post(address, content=images.jpeg(), headers={"Content-Type": "image/jpeg"})
+        assert asked.status_code == 200
+        assert not tab.evaluate("document.querySelector('#drop').checkVisibility()")
+        assert not tab.evaluate("document.querySelector('#model').checkVisibility()")

@@ -15,11 +15,12 @@ import pytest
 from serving.bundle import Bundle
 from serving.engines import TOLERANCE, Logits, open_engine
 from serving.errors import ConfigError, DataError, EngineError
+from serving.flags import Layer, resolve
 from serving.predict import PredictSettings, main, run
 from serving.preprocess import Pixels, preprocess
 from serving.scoring import Scorer, find_items, report, unreadable_path
 from tests.serving.test_main import BLOCK, python
-from tests.support.bundles import LABELS, SPEC, pack
+from tests.support.bundles import LABELS, SPEC, pack, write_bundle
 from tests.support.images import jpeg
 from tests.support.servers import ROOT, Server, clean_environment, wait_for
 
@@ -269,6 +270,13 @@ def test_a_bundle_that_answers_otherwise_than_expected_scores_nothing(
 def test_an_archive_as_sagemaker_packs_it_is_scored(bundle: Bundle, images: Path, tmp_path: Path) -> None:
     archive = pack(bundle.folder, tmp_path / "model.tar.gz")
     run(PredictSettings(model=archive, images=images, output=tmp_path / "out.csv"))
+    assert len(rows(tmp_path / "out.csv")) == 10
+
+
+def test_the_8_bit_engine_scores_as_well(images: Path, tmp_path: Path) -> None:
+    rounded = write_bundle(tmp_path / "rounded", with_int8=True)
+    given = {"model": rounded.folder, "images": images, "engine": "onnx-int8", "output": tmp_path / "out.csv"}
+    run(resolve(PredictSettings, [Layer("flag", {name: str(value) for name, value in given.items()})]))
     assert len(rows(tmp_path / "out.csv")) == 10
 
 

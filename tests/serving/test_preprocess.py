@@ -1,6 +1,8 @@
 """Bytes to pixels: the traps of real image folders, and agreement with torchvision's transforms."""
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -251,3 +253,20 @@ def test_a_picture_that_would_take_more_memory_than_there_is_is_refused_before_i
         preprocess(webp, spec())
     with pytest.raises(InvalidInput, match=r"PNG picture has 100 x 101 pixels, .* room for 0.01 million"):
         preprocess(larger, spec())
+
+
+def test_what_is_no_picture_is_refused_without_loading_decoders_that_nobody_needs() -> None:
+    """Pillow has sixty; loading them takes a good part of a second, and the first such request would wait for it."""
+    script = """
+import sys
+from serving.errors import InvalidInput
+from serving.preprocess import FORMATS, decode
+from PIL import Image
+Image.preinit()  # as the first JPEG does, which is the bundle's own
+assert set(FORMATS) <= set(Image.OPEN)
+before = set(sys.modules)
+try: decode(b"no picture")
+except InvalidInput: print(*(name for name in set(sys.modules) - before if name.startswith("PIL.")))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

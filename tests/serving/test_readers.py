@@ -70,6 +70,21 @@ def test_a_picture_is_read_however_it_is_called(name: str) -> None:
     np.testing.assert_array_equal(pixels(pictures), EXPECTED[:1])
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize(("size", "taken"), [(80, b"\r\n"), (80, b"\r\n\0"), (9, b"\r\n\0")])
+def test_a_picture_without_its_line_breaks_is_refused_with_a_hint_at_curl(form: str, size: int, taken: bytes) -> None:
+    data = images.encode(images.noise(size, size), form)
+    with pytest.raises(InvalidInput, match="curl's -d @FILE leaves them out: send it with --data-binary @FILE"):
+        pixels(read("image/jpeg", data.translate(None, taken)))
+
+
+@pytest.mark.parametrize("data", [PICTURES[0][:300], b"no picture", b"\xff\xd8\xff\xe0\0"])
+def test_what_has_its_line_breaks_or_may_have_had_none_is_refused_without_that_hint(data: bytes) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        pixels(read("image/jpeg", data))
+    assert "curl" not in str(caught.value)
+
+
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_every_format_of_pictures_is_read(form: str) -> None:
     data = images.encode(Image.fromarray(images.noise(40, 50)), form)
@@ -106,7 +121,15 @@ def test_json_holds_pictures_in_base64(content: Any, is_single: bool) -> None:
         (b"[" + b"0," * 4_000_001 + b"0]", "JSON of 4000001 values, expected at most"),
         (b"[]", "the JSON is a list, expected"),
         (b"3", "the JSON is a number"),
-        (b"{}", "the JSON is an object"),
+        (b"{}", "the JSON is an object, expected"),
+        (b'{"img": "aaa", "id": 3}', "the JSON is an object with 'img, id', expected"),
+        (b'{"inputs": []}', "the Open Inference Protocol's, which is answered at /v2/models/NAME/infer"),
+        (
+            PICTURES[0],
+            "is not JSON but image/jpeg: put the picture into JSON, in base64, or send it as it is to /invoc",
+        ),
+        (images.encode(images.noise(9, 9), "PNG"), "is not JSON but image/png"),
+        (images.encode(images.noise(9, 9), "WEBP"), "is not JSON but image/webp"),
         (b'{"image": 3}', "image is a number, expected base64"),
         (b'{"image": {"a": 1, "b": 2}}', "image is an object, expected base64"),
         (b'{"images": "x"}', '"images" is a text, expected a list'),
@@ -239,6 +262,34 @@ def test_floats_of_another_range_are_refused(value: float, sentence: str) -> Non
     array[0, 0, 0] = value
     with pytest.raises(InvalidInput, match=sentence):
         pixels(read("application/x-npy", npy(array)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "given", "advice"),
+    [
+        (0, 255, "unit", "0 to 255 is read as uint8 alone, send the array as that"),
+        (0, 255, "normalized", "0 to 255 is read as uint8 alone, send the array as that"),
+        (-1, 1, "unit", "send uint8, or the custom attribute pixel_range=normalized"),
+        (0, 0.99, "normalized", "send uint8, or the custom attribute pixel_range=unit"),
+        (
+            -128,
+            127,
+            "unit",
+            "send uint8 from 0 to 255, or floats from 0 to 1 with the custom attribute pixel_range=unit",
+        ),
+    ],
+)
+def test_floats_of_another_range_are_refused_with_advice_that_helps(
+    low: float, high: float, given: str, advice: str
+) -> None:
+    std = (0.2, 0.2, 0.2) if given == "unit" else (0.9, 0.9, 0.9)
+    spec = SPEC.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": std})
+    array = np.linspace(low, high, 192).reshape(3, 8, 8)
+    (decode,) = read("application/x-npy", npy(array), pixel_range=given).decoders
+    assert not isinstance(decode, Remote)
+    with pytest.raises(InvalidInput) as caught:
+        decode(spec, preprocess)
+    assert str(caught.value).endswith(f": {advice}")
 
 
 def test_an_unknown_pixel_range_is_refused() -> None:

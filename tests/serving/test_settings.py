@@ -1,6 +1,7 @@
 """Where the server's settings come from."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,35 @@ def test_batch_and_queue_are_derived_from_the_machine_unless_said(
     monkeypatch.setattr("serving.settings.num_cpus", lambda: cpus)
     settings = read(flags, {})
     assert (settings.batch_size, settings.queue_size) == (batch, queue)
+
+
+@pytest.mark.parametrize(
+    "hosts", ["example.com", "images.example.com:8443, 93.184.216.34", "2606:4700::1111", "a_b", ","]
+)
+def test_hosts_from_which_pictures_can_come_are_taken(hosts: str) -> None:
+    assert read(["--url-hosts", hosts], {}).allowed_hosts == [host.strip() for host in hosts.split(",") if host.strip()]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "sentence"),
+    [
+        ("https://example.com/", "is no HOST or HOST:PORT"),
+        ("example.com, a.example/pictures", "'a.example/pictures' is no HOST"),
+        ("*.example.com", "is no HOST"),
+        ("bücher.example", "is no HOST"),
+        ("[::1]:80", "is no HOST"),
+        ("example.com:99999", "is no HOST"),
+        ("127.0.0.1:9999", "is not of the internet"),
+        ("localhost", "is not of the internet"),
+        ("10.1.2.3", "is not of the internet"),
+        ("::1", "is not of the internet"),
+    ],
+)
+def test_hosts_from_which_no_picture_can_come_are_refused_at_the_start(hosts: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"KENNEL_URL_HOSTS .*{re.escape(sentence)}"):
+        read([], {"KENNEL_URL_HOSTS": hosts})
+
+
+def test_two_ports_are_two() -> None:
+    with pytest.raises(ConfigError, match="--port and --management-port are both 9001, expected two different"):
+        read(["--management-port", "9001"], {"SAGEMAKER_BIND_TO_PORT": "9001"})

@@ -1,8 +1,7 @@
 """JPEGs by torch: the reference's pixels, a few steps off, and its refusals, to the letter."""
 
 import os
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +9,9 @@ from PIL import Image
 
 from serving.bundle import InputSpec
 from serving.engines.torch_jpeg import JpegDecoder, _orientation
-from serving.errors import InvalidInput
+from serving.errors import ConfigError, InvalidInput
 from serving.preprocess import preprocess
-from tests.support import images
-from tests.support.servers import ROOT
+from tests.support import forked, images
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
@@ -128,10 +126,14 @@ def test_a_broken_exif_block_turns_no_picture(decoder: JpegDecoder) -> None:
     assert decoder.preprocess(data, spec()).shape == (24, 20, 3)
 
 
-def test_a_device_that_is_not_there_is_said_when_it_is_asked_for() -> None:
-    code = "from serving.engines.torch_jpeg import JpegDecoder; JpegDecoder('cuda')"
-    environ = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-    )
-    assert "ConfigError: JPEGs are decoded by nvJPEG on a GPU alone, and torch finds none" in done.stderr
+def _decode_on_a_gpu(path: Path) -> None:
+    try:
+        JpegDecoder("cuda")
+    except ConfigError as error:
+        path.write_text(str(error))
+
+
+def test_a_device_that_is_not_there_is_said_when_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "error"
+    assert forked.start(_decode_on_a_gpu, path, environ=os.environ | {"CUDA_VISIBLE_DEVICES": ""}).wait() == 0
+    assert path.read_text().startswith("JPEGs are decoded by nvJPEG on a GPU alone, and torch finds none")

@@ -1,130 +1,96 @@
-"""Searches in processes of their own, and what their journals tell."""
+"""Searches that tests run, in this process, and what came of them."""
 
+import csv
 import json
-import signal
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from optuna.storages.journal._storage import JournalOperation
-from optuna.trial import TrialState
+from components.config import read_settings
+from components.environment import Environment
+from components.tune.results import BEST, TABLE
+from components.tune.run import tune
+from components.tune.settings import TuneSettings
 
-from components.tune.storage import JOURNAL
-from tests.support.forked import start
-
-POLL_S: Final = 0.002
-SMALL: Final = ("--arch", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32")
-SPACE: Final = json.dumps(
-    {
-        "lr": {"type": "continuous", "min": 0.001, "max": 0.3, "scale": "log"},
-        "batch-size": {"type": "categorical", "values": [6, 8, 12]},
-    }
-)
+SMALL: Final = ("--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "2", "--batch-size", "8")
+"""For the tinted pictures of `tests.support.folders`: a newborn backbone, frozen, tells colors apart."""
+LR: Final = '{"lr": {"type": "continuous", "min": 0.001, "max": 0.1, "scale": "log"}}'
 
 
 @dataclass(frozen=True)
-class Place:
-    """The folders of one search."""
+class Searched:
+    """A search that is over."""
 
-    root: Path
-    data: Path
-
-    def command(self, *flags: str) -> list[str]:
-        """Its flags."""
-        folders = ("--data", str(self.data), "--output-dir", str(self.output), "--cache-dir", str(self.root / "cache"))
-        return [*folders, *SMALL, "--space", SPACE, *flags]
-
-    @property
-    def output(self) -> Path:
-        """Where its results are."""
-        return self.root / "out"
+    settings: TuneSettings
+    folder: Path
+    """Of results."""
+    log: list[str]
+    trials: list[dict[str, str]]
+    """Rows of trials.csv."""
 
     @property
-    def checkpoints(self) -> Path:
-        """Where its study is."""
-        return self.root / "out.checkpoints"
-
     def best(self) -> dict[str, str]:
-        """What it wrote in the end."""
-        found: dict[str, str] = json.loads((self.output / "best_hyperparameters.json").read_text())
-        return found
-
-    def journal(self) -> "Journal":
-        """What happened so far."""
-        path = self.checkpoints / JOURNAL
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        return Journal([json.loads(line) for line in lines if line.endswith(b"\n")])
-
-
-class Journal:
-    """Trials as a study's file tells of them, from its first line to its last."""
-
-    def __init__(self, entries: Sequence[dict[str, object]]) -> None:
-        self._entries = entries
+        """best_hyperparameters.json."""
+        content: dict[str, str] = json.loads((self.folder / BEST).read_text())
+        return content
 
     @property
-    def num_begun(self) -> int:
-        """Trials that were handed out, counted once."""
-        return sum(entry["op_code"] == JournalOperation.CREATE_TRIAL for entry in self._entries)
+    def values(self) -> list[float]:
+        """Of the first objective, of complete trials."""
+        return [float(trial["FinalObjectiveValue"]) for trial in self.trials if trial["FinalObjectiveValue"]]
 
-    @property
-    def ends(self) -> Counter[object]:
-        """How often each trial ended."""
-        return Counter(
-            entry["trial_id"]
-            for entry in self._entries
-            if entry["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES and TrialState(entry["state"]).is_finished()  # type: ignore[arg-type]  # a number
-        )
+    def lines(self, beginning: str) -> list[str]:
+        """Of the log, those that begin so."""
+        return [line for line in self.log if line.startswith(beginning)]
 
 
-class Attempt:
-    """One process of a search."""
+class Lines(logging.Handler):
+    """Keeps what is logged, each message a line."""
 
-    def __init__(self, root: Path, command: Sequence[str], number: int = 0) -> None:
-        (root / "tmp").mkdir(parents=True, exist_ok=True)
-        self._log = root / f"log-{number}"
-        self._log.touch()
-        self.process = start("tune", command, self._log, root / "tmp")
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.kept: list[str] = []
 
-    @property
-    def log(self) -> str:
-        """What it said."""
-        return self._log.read_text()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it has not ended."""
-        return self.process.exitcode is None
-
-    def until(self, has_happened: Callable[[], bool]) -> None:
-        """Let it run so long, or to its end."""
-        while self.is_alive and not has_happened():
-            self.process.join(POLL_S)
-
-    def go_on(self, seconds: float) -> None:
-        """Let it run, or to its end."""
-        self.process.join(max(0.0, seconds))
-
-    def kill(self) -> None:
-        """By SIGKILL, unless it has ended well."""
-        self.process.kill()
-        self.process.join()
-        assert self.process.exitcode in {0, -signal.SIGKILL}, self.log
-
-    def end(self, code: int = 0) -> None:
-        """Wait for its end."""
-        self.process.join()
-        assert self.process.exitcode == code, self.log
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.extend(record.getMessage().splitlines())
 
 
-def timeline(place: Place, attempt: Attempt) -> list[float]:
-    """When an undisturbed search had its first, second, ... trial ended, and when it ended itself; seconds."""
-    began, times = time.monotonic(), list[float]()
-    while attempt.is_alive:
-        attempt.go_on(POLL_S)
-        times += [time.monotonic() - began] * (len(place.journal().ends) - len(times))
-    attempt.end()
-    return [*times, time.monotonic() - began]
+def search(folder: Path, cache: Path, *flags: str) -> Searched:
+    """Run `tune FLAGS`, two trials at once, with its results in FOLDER/out; errors are the caller's.
+
+    The log is there also after an error: in FOLDER/log.txt.
+    """
+    places = ("--output-dir", str(folder / "out"), "--model-dir", str(folder / "model"), "--cache-dir", str(cache))
+    settings = read(*places, *flags)
+    handler, logger = Lines(), logging.getLogger("components")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        tune(settings, Environment())
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        (folder / "log.txt").write_text("\n".join(handler.kept))
+    return Searched(settings, folder / "out", handler.kept, rows(folder / "out"))
+
+
+def read(*flags: str) -> TuneSettings:
+    """Settings as flags give them, two trials at once unless they say otherwise."""
+    common: Sequence[str] = ("--parallel-trials", "2") if "--parallel-trials" not in flags else ()
+    return read_settings(TuneSettings, [*common, *flags], Environment(), prog="tune", description="", environ={})
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Of trials.csv, as texts."""
+    with (folder / TABLE).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def entries(cache: Path, kind: str) -> dict[str, int]:
+    """Of a cache, by name, each with the time at which its content was written."""
+    return {
+        folder.name: max(path.stat().st_mtime_ns for path in folder.iterdir()) for folder in cache.glob(f"{kind}-*")
+    }

@@ -133,7 +133,9 @@ def test_a_missing_file_is_not_asked_for_again(served: Files, tmp_path: Path, pa
 def test_a_server_that_is_not_there_ends_in_a_sentence(tmp_path: Path, pauses: list[float]) -> None:
     with serving_files() as gone:
         pass
-    with pytest.raises(ConfigError, match=r"Connection refused.*; tried 6 times"):
+    with pytest.raises(
+        ConfigError, match=r"Connection refused.*; tried 6 times. Nothing came. .* MIRROR= names another"
+    ):
         fetch(gone, tmp_path, pauses)
 
 

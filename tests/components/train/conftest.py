@@ -28,7 +28,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["KENNEL_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pictures() -> PixelSource:
     """Eight pictures of three labels, told apart by their brightness."""
     targets = np.arange(8) % NUM_LABELS
@@ -36,7 +36,7 @@ def pictures() -> PixelSource:
     return PixelSource((targets[:, None, None, None] * 90 + noise).astype(np.uint8), targets)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., Run]:
     def make(*, freeze: bool = False, head: str = "linear", ema: float = 0.0, **plan: Any) -> Run:
         settled = Head(kind="mlp", dropout=0.5) if head == "mlp" else Head(kind="linear")

@@ -49,7 +49,8 @@ def maps_of(folder: Path, pixels: Pixels) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["resnet18", "mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.slow)]
+    "architecture",
+    ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "densenet121"))],
 )
 def test_the_mean_of_a_map_with_the_bias_is_the_logit(architecture: str, tmp_path: Path) -> None:
     network = settled(architecture, SIZE)
@@ -104,7 +105,9 @@ def test_a_label_whose_evidence_is_on_the_left_has_its_maximum_there(tmp_path: P
     ("architecture", "head", "reason"),
     [
         ("resnet18", Head(kind="mlp"), "is no mean over all places, but comes from Relu"),
-        ("alexnet", Head(kind="linear"), "is no mean over all places, but comes from Relu"),
+        pytest.param(
+            *("alexnet", Head(kind="linear"), "is no mean over all places, but comes from Relu"), marks=pytest.mark.slow
+        ),
         pytest.param(
             *("vit_b_32", Head(kind="linear"), "is no mean over all places, but comes from LayerNormalization"),
             marks=pytest.mark.slow,

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.train.augment import CHANGES, Augmentation, Mixing, Policy
+from components.train.augment import Augmentation, Mixing, Policy
+from components.train.changes import CHANGES
 
 SIZE, LARGER = 28, 32
 

@@ -65,9 +65,9 @@ def attempt(
     return run
 
 
-@pytest.fixture
-def undisturbed(make_run: MakeRun, pictures: PixelSource, tmp_path: Path) -> Run:
-    return attempt(make_run, pictures, tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(make_run: MakeRun, pictures: PixelSource, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return attempt(make_run, pictures, tmp_path_factory.mktemp("undisturbed"))
 
 
 def assert_same(run: Run, other: Run) -> None:

@@ -9,12 +9,12 @@ import pytest
 from components.demo import compare
 from serving import bundle
 from tests.components.train.conftest import Trained
-from tests.support.servers import serving
+from tests.support.servers import forked_serving
 
 
 @pytest.fixture(scope="module")
 def url(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(trained.bundle.folder, tmp_path_factory.mktemp("demo") / "log") as server:
+    with forked_serving(trained.bundle.folder, tmp_path_factory.mktemp("demo") / "log") as server:
         yield server.wait_until_ready().url
 
 

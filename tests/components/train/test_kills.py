@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import signal
 import time
@@ -20,7 +21,7 @@ from serving.errors import BundleError
 from serving.files import ASIDE_PREFIX
 from tests.support.figures import RecordFigure
 from tests.support.folders import COLORS, write_images
-from tests.support.forked import load, start_train
+from tests.support.forked import load, main, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -77,7 +78,8 @@ class Attempt:
         (place.root / "tmp").mkdir(parents=True, exist_ok=True)
         self._log = place.root / f"log-{number}"
         self._log.touch()
-        self._process = start_train(command, self._log, place.root / "tmp")
+        environ = os.environ | {"TMPDIR": str(place.root / "tmp")}
+        self._process = start(main, "components.train", command, environ=environ, out=self._log)
 
     @property
     def log(self) -> str:
@@ -90,19 +92,17 @@ class Attempt:
     def go_on(self, seconds: float) -> None:
         """Let it run, and expect it not to end meanwhile."""
         self._process.join(seconds)
-        assert self._process.exitcode is None, f"ended before it was killed: {self.log}"
+        assert self._process.poll() is None, f"ended before it was killed: {self.log}"
 
     def until_it_goes_on(self, *, is_first: bool) -> None:
         self.until(lambda: self.is_learning if is_first else self.start is not None)
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.join()
-        assert self._process.exitcode == -signal.SIGKILL
+        assert self._process.wait() == -signal.SIGKILL
 
     def end(self) -> None:
-        self._process.join()
-        assert self._process.exitcode == 0, self.log
+        assert self._process.wait() == 0, self.log
 
     @property
     def is_learning(self) -> bool:

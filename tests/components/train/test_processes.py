@@ -1,4 +1,4 @@
-import multiprocessing
+import json
 import os
 import signal
 import socket
@@ -21,8 +21,8 @@ from components.train.world import from_environment
 from serving import bundle
 from serving.errors import ConfigError, InternalError
 from tests.components.train.conftest import run_train
+from tests.support import forked, two_processes
 from tests.support.folders import write_images
-from tests.support.two_processes import Small
 
 TOLERANCE = 1e-5
 """Of weights and losses: gradients of two processes are added in another order."""
@@ -39,34 +39,50 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def as_rank(rank: int, port: int) -> dict[str, str]:
+    """The environment of one of two processes, as torchrun would set it."""
+    company = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return os.environ | company
+
+
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    port = free_port()
+    two_processes.main(tmp_path / "alone")
+    both = [forked.start(two_processes.main, tmp_path / "both", environ=as_rank(rank, port)) for rank in (0, 1)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    together = torch.load(tmp_path / "both", weights_only=True)
+    for name, alone in torch.load(tmp_path / "alone", weights_only=True).items():
+        torch.testing.assert_close(together[name], alone, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_torchrun_starts_them_as_well(tmp_path: Path, number: str) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--log-dir", str(tmp_path / "log"), "--nproc-per-node")
-    states = []
-    for number in ("1", "2"):
-        out = tmp_path / number
-        command = [sys.executable, *launcher, number, "-m", "tests.support.two_processes", str(out)]
-        subprocess.run(command, check=True, capture_output=True)
-        states.append(torch.load(out, weights_only=True))
-    for name, alone in states[0].items():
-        torch.testing.assert_close(states[1][name], alone, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
+    command = [sys.executable, *launcher, number, "-m", "tests.support.two_processes", str(tmp_path / "launched")]
+    two_processes.main(tmp_path / "alone")
+    subprocess.run(command, check=True, capture_output=True)
+    launched = torch.load(tmp_path / "launched", weights_only=True)
+    for name, alone in torch.load(tmp_path / "alone", weights_only=True).items():
+        torch.testing.assert_close(launched[name], alone, rtol=TOLERANCE, atol=TOLERANCE, msg=name)
 
 
 def resume(folder: Path) -> Run:
     """A run of a small network, where the checkpoint in `folder` or that of the leader left it."""
     world = from_environment()
     torch.manual_seed(world.rank)
-    learner = Small()
+    learner = two_processes.Small()
     plan = Plan(epochs=2, batch_size=8, lr=0.01, seed=0)
     run = Run(learner, torch.optim.AdamW(learner.parameters(), lr=0.01), plan, world)
     Checkpoints(folder, {}, interval_s=0, stop_signal=StopSignal()).resume(run)
     return run
 
 
-def _resume(rank: int, port: int, folder: Path, queue: "multiprocessing.Queue[tuple[int, float]]") -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with processes.connected(60):
-        run = resume(folder / str(rank))
-        queue.put((run.current.num_batches, float(next(run.learner.parameters()).detach().sum())))
+def _resume(folder: Path) -> None:
+    with processes.connected(60) as world:
+        run = resume(folder / str(world.rank))
+        found = [run.current.num_batches, float(next(run.learner.parameters()).detach().sum())]
+        (folder / f"{world.rank}.json").write_text(json.dumps(found))
 
 
 def test_hosts_that_share_no_folder_all_go_on_from_the_leaders_checkpoint(tmp_path: Path) -> None:
@@ -74,15 +90,11 @@ def test_hosts_that_share_no_folder_all_go_on_from_the_leaders_checkpoint(tmp_pa
     saved.current.num_batches = 2
     checkpoints = Checkpoints(tmp_path / "0", {}, interval_s=0, stop_signal=StopSignal())
     checkpoints.on_step(saved, 2, 3)
-    context = multiprocessing.get_context("spawn")
-    queue, port = context.Queue(), free_port()
-    both = [context.Process(target=_resume, args=(rank, port, tmp_path, queue)) for rank in (0, 1)]
-    for process in both:
-        process.start()
-    found = [queue.get(timeout=120) for _ in both]
-    for process in both:
-        process.join(60)
-    assert found == [(2, float(next(saved.learner.parameters()).detach().sum()))] * 2
+    port = free_port()
+    both = [forked.start(_resume, tmp_path, environ=as_rank(rank, port)) for rank in (0, 1)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert found == [[2, float(next(saved.learner.parameters()).detach().sum())]] * 2
 
 
 def start_train(*arguments: str, **environ: str) -> "subprocess.Popen[str]":
@@ -231,8 +243,10 @@ def test_processes_that_were_stopped_have_not_failed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_peer_that_never_appears_ends_in_a_clear_error(data: Path, tmp_path: Path, rank: int) -> None:
-    alone = {"PET_NNODES": "2", "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "127.0.0.1"}
-    done = run_train(*flags(tmp_path, data), "--peer-timeout-s", "2", PET_MASTER_PORT=str(free_port()), **alone)
+    meeting = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
+    environ = os.environ | meeting | {"PET_NODE_RANK": str(rank)}
+    arguments = [*flags(tmp_path, data), "--peer-timeout-s", "2"]
+    done = forked.run(forked.main, "components.train", arguments, environ=environ)
     assert done.returncode == 1
     (sentence,) = done.stderr.splitlines()
     assert f"error: host {rank} of 2 did not find the others within 2 s" in sentence

@@ -7,7 +7,7 @@ import pytest
 
 from serving import bundle
 from tests.components.train.conftest import Trained
-from tests.support.servers import serving
+from tests.support.servers import forked_serving
 
 CLOSE_CALL = 1e-4
 """Two labels this near in probability may change places with the batch they are computed in."""
@@ -19,7 +19,7 @@ def test_labels_over_http_are_the_recorded_ones_file_by_file(trained: Trained, t
         recorded = list(csv.DictReader(file))
     assert len(recorded) == 24
     close_calls = 0
-    with serving(trained.bundle.folder, tmp_path / "log", "--engine", engine) as server:
+    with forked_serving(trained.bundle.folder, tmp_path / "log", "--engine", engine) as server:
         server.wait_until_ready()
         for row in recorded:
             best, second, *_ = server.post((trained.data / row["file"]).read_bytes()).json()["predictions"]

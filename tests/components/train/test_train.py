@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from serving.engines import open_engine
 from serving.errors import ConfigError, DataError
 from serving.preprocess import preprocess
 from tests.components.train.conftest import FLAGS, Trained, run_train
+from tests.support import forked
 
 
 def predictions(made: Bundle) -> list[dict[str, str]]:
@@ -104,7 +106,7 @@ def test_a_sagemaker_job_learns_the_same_and_writes_where_the_platform_looks(tra
     (config / "hyperparameters.json").write_text(json.dumps(given))
     (tmp_path / "input" / "data").mkdir()
     (tmp_path / "input" / "data" / "training").symlink_to(trained.data)
-    done = run_train(SAGEMAKER_BASE_DIR=str(tmp_path))
+    done = forked.run(forked.main, "components.train", [], environ=os.environ | {"SAGEMAKER_BASE_DIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     made = bundle.read(tmp_path / "model").manifest
     assert made.hyperparameters["batch_size"] == 8

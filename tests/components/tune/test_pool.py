@@ -15,10 +15,10 @@ from components.environment import Environment
 from components.train.settings import TrainSettings
 from components.tune.pool import Pool
 from components.tune.worker import Done, Epoch, Failed, Message, Post, Task, read_history
+from tests.support.attempts import Place
 from tests.support.engine import ROOT
 from tests.support.folders import write_images
 from tests.support.processes import Watch, descendants
-from tests.support.searches import Place
 
 FOREVER = 100_000
 """Epochs, none of which is the last."""

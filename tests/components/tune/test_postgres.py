@@ -18,11 +18,11 @@ from components.tune.settings import TuneSettings
 from components.tune.storage import hang_up, open_storage
 from serving.errors import ConfigError
 from tests.support import postgres
+from tests.support.attempts import Attempt, Place
 from tests.support.figures import RecordFigure
 from tests.support.folders import write_images
 from tests.support.forked import load
 from tests.support.postgres import PASSWORD, Server
-from tests.support.searches import Attempt, Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -19,7 +19,7 @@ from serving.bundle import Bundle
 from tests.support import images
 from tests.support.bundles import LABELS, pack, reseal, sealed, write_model
 from tests.support.figures import RecordFigure
-from tests.support.servers import serving, wait_for
+from tests.support.servers import forked_serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def refused(path: Path, folder: Path) -> str:
     log = folder / "log"
     log.touch()
     before = listing(folder)
-    with serving(path, log, TMPDIR=str(temporary)) as server:
+    with forked_serving(path, log, TMPDIR=str(temporary)) as server:
         line = wait_for(lambda: re.search(r"ERROR .*", server.log), "an error in the log")[0]
         assert "Traceback" not in server.log
         for answer in (server.ping(), server.post(images.jpeg())):
@@ -253,6 +253,6 @@ def test_the_same_graph_is_served_when_the_file_lies_in_its_bundle(
     (own_bundle / bundles.ONNX_DATA).write_bytes(keep(model, bundles.ONNX_DATA))
     (own_bundle / bundles.ONNX_MODEL).write_bytes(model.SerializeToString())
     reseal(own_bundle)
-    with serving(own_bundle, tmp_path / "log") as server:
+    with forked_serving(own_bundle, tmp_path / "log") as server:
         server.wait_until_ready()
         assert server.post(images.jpeg()).status_code == 200
