@@ -24,7 +24,7 @@ COLUMNS: Final = (
     *("TrainingStartTime", "TrainingEndTime", "TrainingElapsedTimeSeconds"),
 )
 """SageMaker's, behind those of the settings."""
-OWN_COLUMNS: Final = ("epochs_done", "seconds", "is_on_front", "reason")
+OWN_COLUMNS: Final = ("epochs_done", "seconds", "epochs_s", "is_on_front", "reason")
 
 
 def best_hyperparameters(settings: TrainSettings) -> dict[str, str]:

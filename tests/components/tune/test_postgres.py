@@ -26,7 +26,7 @@ from tests.support.postgres import PASSWORD, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-OF_TIME = ("TrainingStartTime", "TrainingEndTime", "TrainingElapsedTimeSeconds", "seconds")
+OF_TIME = ("TrainingStartTime", "TrainingEndTime", "TrainingElapsedTimeSeconds", "seconds", "epochs_s")
 LONG = ("--freeze", "none", "--pruner", "none", "--parallel-trials", "1")
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 KILLS = 10
 KILLS_AMONG_TRIALS = 6
 """So many while trials are run, which is a small part of the time where the backbone is frozen."""
-OF_TIME = ("TrainingStartTime", "TrainingEndTime", "TrainingElapsedTimeSeconds", "seconds")
+OF_TIME = ("TrainingStartTime", "TrainingEndTime", "TrainingElapsedTimeSeconds", "seconds", "epochs_s")
 
 
 @pytest.fixture(scope="module")
