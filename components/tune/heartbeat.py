@@ -31,8 +31,9 @@ class Heartbeat:
         self._seen: set[int] = set()
         self._looked_at = -float("inf")
         self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
         if self._storage is not None:
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._thread.start()
 
     @property
     def is_shared(self) -> bool:
@@ -69,6 +70,8 @@ class Heartbeat:
     def close(self) -> None:
         """Be silent."""
         self._is_over.set()
+        if self._thread.is_alive():
+            self._thread.join(self._interval_s)  # not longer: the database may be away
 
     def _beat(self) -> None:
         while self._storage is not None and not self._is_over.wait(self._interval_s):

@@ -34,7 +34,7 @@ from components.tune.sampler import SeededSampler
 from components.tune.search import Search, trial_folder
 from components.tune.settings import DEFAULT_TRIALS, TuneSettings, search_space
 from components.tune.space import Space, describe
-from components.tune.storage import answering, open_storage, own
+from components.tune.storage import answering, hang_up, open_storage, own
 from components.tune.study import Study
 from components.tune.trials import Trial, chosen
 from components.tune.winner import Score, Winner
@@ -107,8 +107,9 @@ class _Run:
         distributions = to_optuna(self.space)
         sampler = SeededSampler(settings.sampler, distributions, seed=settings.sampler_seed, lag=self.pool.size)
         name = self._name()
+        storage = open_storage(settings.storage, self.place.checkpoints)
         study = Study(
-            open_storage(settings.storage, self.place.checkpoints),
+            storage,
             name,
             settings.objectives,
             sampler,
@@ -129,6 +130,7 @@ class _Run:
         finally:
             board.pause()  # also when it was stopped: a terminal without a cursor is no good to anybody
         self._conclude(trials, study, kept)
+        hang_up(storage)
 
     def _name(self) -> str:
         """Of the study: whatever makes it this search and no other is hashed."""

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # what its own locks are made of
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.pool import NullPool
 
 from components.tune.sampler import INSTEAD_OF
 from serving.errors import ConfigError
@@ -86,14 +87,14 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise ConfigError("--storage got no URL, expected one such as postgresql://USER@HOST/NAME")
-    if any("@" in secret for secret in _secrets(url)):
+    if any("@" in found["secret"] for pattern in SECRETS for found in pattern.finditer(url)):
         raise ConfigError(f"--storage {without_password(url)} has an @ in its password, expected %40 in its place")
     is_postgresql = scheme.partition("+")[0] in DRIVERS
     arguments: dict[str, Any] = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}} if is_postgresql else {}
     try:
-        return _open_database(f"{DRIVERS.get(scheme, scheme)}://{rest}", {"pool_pre_ping": True, **arguments})
+        return _open_database(f"{DRIVERS.get(scheme, scheme)}://{rest}", arguments)
     except Exception as error:  # SQLAlchemy and each driver raise their own kinds
-        raise ConfigError(f"--storage {without_password(url)} cannot be used: {_reason(error, url)}") from error
+        raise ConfigError(f"--storage {without_password(url)} cannot be used: {_reason(error)}") from error
 
 
 @contextmanager
@@ -107,9 +108,15 @@ def answering(url: str | None) -> Iterator[None]:
         yield
     except StorageInternalError as error:
         raise ConfigError(
-            f"--storage {without_password(url or '')} stopped answering: {_reason(error, url or '')}; the same command "
+            f"--storage {without_password(url or '')} stopped answering: {_reason(error)}; the same command "
             "goes on when it is back"
         ) from error
+
+
+def hang_up(storage: BaseStorage) -> None:
+    """Close the connections to a database; it may be asked again all the same."""
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
 
 
 def is_shared(storage: BaseStorage) -> bool:
@@ -144,19 +151,20 @@ def _open_journal(folder: Path) -> BaseStorage:
 def _open_database(url: str, arguments: dict[str, Any]) -> BaseStorage:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(
-                    url,
-                    engine_kwargs=arguments,
-                    heartbeat_interval=HEARTBEAT_S,
-                    grace_period=GRACE_S,
-                    heartbeat_stale_trial_callback=_hand_out_again,
-                )
+            RDBStorage(url, engine_kwargs={"poolclass": NullPool, **arguments})  # makes the tables, and hangs up
+            break
         except Exception as error:
             if attempt == ATTEMPTS or "exists" not in str(error):
                 raise
-    raise AssertionError
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(
+            url,
+            engine_kwargs={"pool_pre_ping": True, **arguments},
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=_hand_out_again,
+        )
 
 
 def _hand_out_again(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -182,14 +190,7 @@ def _last_line(path: Path) -> bytes:
     return path.read_bytes().rstrip(b"\n").rpartition(b"\n")[2] if path.exists() else b""
 
 
-def _reason(error: Exception, url: str) -> str:
-    """What the driver says, in one line without the password."""
+def _reason(error: Exception) -> str:
+    """What the driver says, in one line; none of them says the password."""
     cause = error.__cause__ or error
-    reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-    for secret in _secrets(url):
-        reason = reason.replace(secret, "***")
-    return reason
-
-
-def _secrets(url: str) -> list[str]:
-    return [found["secret"] for pattern in SECRETS for found in pattern.finditer(url) if found["secret"]]
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

@@ -32,21 +32,24 @@ def search(
     kind: SamplerName = "tpe",
     seed: int = 0,
     lag: int = 1,
-    order: Sequence[int] = (),
+    early: Sequence[int] = (0,),
     restart_after: Sequence[int] = (),
     sign: int = 1,
 ) -> list[dict[str, Any]]:
-    """What was tried; `order` says which of the `lag` trials under way ends next, over and over."""
+    """What was tried by `lag` trials at once.
+
+    A trial begins when those that it is shown are over; `early` says of how many more, the newest first, over and over.
+    """
     storage = optuna.storages.InMemoryStorage()
-    turns = itertools.cycle(order or (0,))
+    turns = itertools.cycle(early)
     running: list[optuna.Trial] = []
     study = open_study(storage, kind, seed, lag)
     for number in range(num_trials):
         if number in restart_after:
             study = open_study(storage, kind, seed, lag)
-        while len(running) >= lag or any(trial.number <= number - lag for trial in running):
-            must = [trial for trial in running if trial.number <= number - lag]
-            trial = must[0] if must else running[next(turns) % len(running)]
+        over = [trial for trial in running if trial.number <= number - lag]
+        over += [trial for trial in reversed(running) if trial not in over][: next(turns)]
+        for trial in over:
             running.remove(trial)
             study.tell(trial, sign * value_of(trial.params))
         running.append(study.ask(SPACE))
@@ -69,9 +72,9 @@ def test_a_restart_changes_nothing(kind: SamplerName) -> None:
     assert search(16, kind=kind, lag=2, restart_after=(1, 5, 6, 14)) == search(16, kind=kind, lag=2)
 
 
-@pytest.mark.parametrize("order", [(1,), (2, 0), (0, 1, 2, 2)])
-def test_the_order_in_which_trials_end_changes_nothing(order: Sequence[int]) -> None:
-    assert search(24, lag=3, order=order) == search(24, lag=3)
+@pytest.mark.parametrize("early", [(1,), (2, 0), (0, 1, 2, 2)])
+def test_the_order_in_which_trials_end_changes_nothing(early: Sequence[int]) -> None:
+    assert search(24, lag=3, early=early) == search(24, lag=3)
 
 
 def test_after_ten_trials_tpe_goes_by_what_they_found_and_random_does_not() -> None:
