@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-demo: .venv/installed  ## Train on handwritten digits, serve the bundle, ask it: no Docker, no cloud, 1 minute
+demo: .venv/installed  ## Search, train and serve on handwritten digits: no Docker, no cloud, 1.5 minutes
 	@$(PYTHON) -m components.demo
 
 setup: .venv/installed  ## Install the development environment into .venv, from hashed locks

@@ -23,7 +23,7 @@ from components.train.world import World
 from serving.bundle import ONNX_MODEL, InputSpec
 from serving.engines.onnx_engine import open_session
 from serving.engines.torch_network import Network
-from serving.machine import num_cpus
+from serving.machine import memory_bytes, num_cpus
 
 Features = NDArray[np.float32]
 """(N, D)"""
@@ -213,8 +213,13 @@ def _compute(
 
 
 def _load(entry: Path) -> Features:
-    # Not mapped: a head's epoch over mapped rows would be spent on page faults.
-    features: Features = np.load(entry / FILE, allow_pickle=False)
+    """In memory, since a head's epoch over mapped rows would be spent on page faults; large ones are mapped even so.
+
+    As many processes as there are CPUs may hold them at once, and a quarter of the memory has to do for all.
+    """
+    path = entry / FILE
+    is_large = path.stat().st_size > memory_bytes() / (4 * num_cpus())
+    features: Features = np.load(path, mmap_mode="r" if is_large else None, allow_pickle=False)
     return features
 
 

@@ -87,11 +87,12 @@ def _plan(settings: TrainSettings, train: Source, num_labels: int, world: World)
         label_smoothing=settings.label_smoothing,
         label_weights=balanced_weights(train.targets, num_labels) if is_balanced else None,
         mixing=Mixing(settings.mixup, settings.cutmix, settings.seed) if mixes else None,
-        dtype=_dtype(settings, world),
+        dtype=dtype_of(settings, world),
     )
 
 
-def _dtype(settings: TrainSettings, world: World) -> torch.dtype:
+def dtype_of(settings: TrainSettings, world: World) -> torch.dtype:
+    """What a training computes in; weights are float32."""
     if settings.precision == "auto":
         has_it = world.device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_it else torch.float32

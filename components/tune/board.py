@@ -57,6 +57,11 @@ class Board:
         self._say(line(number, trials, self._objectives))
         self._draw()
 
+    def lost(self, number: int) -> None:
+        """A trial is another machine's by now."""
+        self._running.pop(number, None)
+        self._draw()
+
     def pause(self) -> None:
         """Leave the terminal to others for a while."""
         if self._live is not None:

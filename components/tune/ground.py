@@ -8,6 +8,7 @@ from components.train.settings import TrainSettings
 from components.train.workplace import Workplace
 from components.tune.foundations import Foundations
 from components.tune.latency import Latencies
+from components.tune.objective import LATENCY
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Ground:
 
     def latency_ms(self, settings: TrainSettings) -> dict[str, float]:
         """The metric of that name, where it is asked for."""
-        return {} if self._latencies is None else {"latency_ms": self._latencies.of(settings)}
+        return {} if self._latencies is None else {LATENCY: self._latencies.of(settings)}
 
     @property
     def features_s(self) -> float:

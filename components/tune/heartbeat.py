@@ -60,6 +60,7 @@ class Heartbeat:
         if self._storage is None or time.monotonic() - self._looked_at < self._interval_s / LOOKS_PER_BEAT:
             return
         self._looked_at = time.monotonic()
+        self._beat_once()  # this machine may have slept, and would take its own trials for dead
         for trial_id in set(silent) - self._seen:
             self._seen.add(trial_id)
             self._storage.record_heartbeat(trial_id)
@@ -74,9 +75,14 @@ class Heartbeat:
             self._thread.join(self._interval_s)  # not longer: the database may be away
 
     def _beat(self) -> None:
-        while self._storage is not None and not self._is_over.wait(self._interval_s):
-            for trial_id in tuple(self._alive):
-                try:
-                    self._storage.record_heartbeat(trial_id)
-                except StorageInternalError:  # whoever asks the storage next says so
-                    logger.debug("no heartbeat", exc_info=True)
+        while not self._is_over.wait(self._interval_s):
+            self._beat_once()
+
+    def _beat_once(self) -> None:
+        if self._storage is None:
+            return
+        for trial_id in tuple(self._alive):
+            try:
+                self._storage.record_heartbeat(trial_id)
+            except StorageInternalError:  # whoever asks the storage next says so
+                logger.debug("no heartbeat", exc_info=True)

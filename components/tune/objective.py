@@ -8,12 +8,14 @@ from serving.flags import nearest
 
 Direction = Literal["minimize", "maximize"]
 
+LATENCY: Final = "latency_ms"
+"""Of one picture, by the engine that serves; the same after every epoch."""
 DIRECTIONS: Final[dict[str, Direction]] = {
     "valid_loss": "minimize",
     "valid_accuracy": "maximize",
     "test_loss": "minimize",
     "test_accuracy": "maximize",
-    "latency_ms": "minimize",
+    LATENCY: "minimize",
 }
 """All are of the weights that are kept, those of the epoch with the lowest valid_loss, as train keeps them."""
 

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from components.tune import nursery
-from components.tune.worker import Epoch, Failed, Message, Post, Task, work
+from components.tune.messages import Epoch, Failed, Message, Task
+from components.tune.worker import Post, work
 
 PATIENCE_S: Final = 20.0
 """So long a worker may take to save a trial that is under way, when the search is stopped."""

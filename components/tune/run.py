@@ -1,9 +1,6 @@
 """The tune stage: labelled images and a search space to the best hyperparameters."""
 
-import hashlib
-import json
 import logging
-import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,16 +19,19 @@ from components.report.page import Card
 from components.report.scales import duration, number, percent
 from components.train.workplace import Workplace
 from components.train.world import World
+from components.tune import remains
 from components.tune.board import Board
 from components.tune.distributions import to_optuna
 from components.tune.foundations import Foundations
 from components.tune.ground import Ground
+from components.tune.identity import owner_of, study_name
 from components.tune.latency import Latencies
+from components.tune.objective import LATENCY
 from components.tune.pool import Pool
 from components.tune.pruner import PrunerName
 from components.tune.results import write_best, write_table
 from components.tune.sampler import SeededSampler
-from components.tune.search import Search, trial_folder
+from components.tune.search import Search
 from components.tune.settings import DEFAULT_TRIALS, TuneSettings, search_space
 from components.tune.space import Space, describe
 from components.tune.storage import answering, hang_up, open_storage, own
@@ -47,7 +47,6 @@ from serving.machine import num_cpus
 
 logger = logging.getLogger(__name__)
 
-OWNER_FILE: Final = "owner"
 TRIALS: Final = "trials"
 
 
@@ -81,10 +80,10 @@ def _tune(settings: TuneSettings, environment: Environment, progress: Progress) 
         with workplace.phases.measured("workers"):
             hired = Pool(_posts(settings, num_trials_of(settings, space), environment))
         with hired as pool:
-            wants_latency = any(objective.metric == "latency_ms" for objective in settings.objectives)
+            wants_latency = any(objective.metric == LATENCY for objective in settings.objectives)
             ground = Ground(foundations, workplace, Latencies(place.checkpoints) if wants_latency else None)
             with answering(settings.storage):
-                _Run(settings, space, place, workplace, ground, pool, images).complete()
+                _Run(settings, environment, space, place, workplace, ground, pool, images).complete()
     finally:
         give_up()
 
@@ -94,6 +93,7 @@ class _Run:
     """One search, from its first trial to its results."""
 
     settings: TuneSettings
+    environment: Environment
     space: Space
     place: "_Folders"
     workplace: Workplace
@@ -106,7 +106,7 @@ class _Run:
         num_trials = num_trials_of(settings, self.space)
         distributions = to_optuna(self.space)
         sampler = SeededSampler(settings.sampler, distributions, seed=settings.sampler_seed, lag=self.pool.size)
-        name = self._name()
+        name = study_name(settings, self.space, self.images, self.environment.channels)
         storage = open_storage(settings.storage, self.place.checkpoints)
         study = Study(
             storage,
@@ -115,7 +115,7 @@ class _Run:
             sampler,
             distributions,
             pruner=_pruner(settings, self.space),
-            owner=_owner(self.place.checkpoints),
+            owner=owner_of(self.place.checkpoints),
         )
         board = Board(settings.objectives, num_trials)
         found = study.trials()
@@ -132,23 +132,6 @@ class _Run:
         self._conclude(trials, study, kept)
         hang_up(storage)
 
-    def _name(self) -> str:
-        """Of the study: whatever makes it this search and no other is hashed."""
-        content = [
-            (name, [(sample.name, sample.target, _size(sample.path)) for sample in samples])
-            for name, samples in self.images.splits.items()
-        ]
-        common = {name: value for name, value in self.settings.learnt_from().items() if name not in self.space}
-        facts = {
-            "settings": common,
-            "space": describe(self.space),
-            "objectives": self.settings.objective,
-            "sampler": [self.settings.sampler, self.settings.sampler_seed],
-            "labels": self.images.labels,
-            "images": content,
-        }
-        return f"tune-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
-
     def _conclude(self, trials: Sequence[Trial], study: Study, kept: Path) -> None:
         settings, objectives, output = self.settings, self.settings.objectives, self.place.output
         write_table(output, trials, objectives)
@@ -157,18 +140,20 @@ class _Run:
             self._write_page(trials, study, None)
             raise UserError(_why_none(trials))
         found = settings.of_trial(best.parameters)
-        with self.workplace.phases.measured("score"):
-            winner = Winner(best, found, self.ground, self.workplace, trial_folder(kept, best.number))
-            score = winner.score()
-        if settings.keep_best:
-            winner.write(self.place.model, output)
         path = write_best(output, found, list(self.space))
+        page = self._write_page(trials, study, None)  # what is known is written before anything else can go wrong
+        with self.workplace.phases.measured("score"):
+            winner = Winner(best, found, self.ground, self.workplace, remains.folder_of(kept, best.number))
+            score = winner.score()
+        writes_bundle = settings.keep_best and self.environment.hosts.rank == 0  # of many hosts, one does
+        if writes_bundle:
+            winner.write(self.place.model, output)
         with self.workplace.phases.measured("page"):
-            page = self._write_page(trials, study, score)
+            self._write_page(trials, study, score)
         _summarise(trials, best, score, self.ground, self.workplace, settings)
         logger.info("best hyperparameters: %s (for train's --hyperparameters)", path)
         logger.info("trials: %s, %s", output / "trials.csv", page)
-        if settings.keep_best:
+        if writes_bundle:
             logger.info("bundle: %s", self.place.model)
 
     def _write_page(self, trials: Sequence[Trial], study: Study, score: Score | None) -> Path:
@@ -200,9 +185,11 @@ class _Folders:
 
     def __init__(self, settings: TuneSettings, environment: Environment) -> None:
         self.output = settings.output_dir or environment.output_dir or Path("out/tune")
-        self.checkpoints = (
+        checkpoints = (
             settings.checkpoint_dir or environment.checkpoint_dir or folders.beside(self.output, "checkpoints")
         )
+        hosts = environment.hosts  # who may share a disk, or have theirs synchronised with one place
+        self.checkpoints = checkpoints / f"host-{hosts.rank}" if hosts.count > 1 else checkpoints
         self.model = settings.model_dir or environment.model_dir or Path("out/model")
         folders.make(self.output, self.checkpoints, *([self.model] if settings.keep_best else []))
 
@@ -255,10 +242,12 @@ def _announce(settings: TuneSettings, space: Space) -> None:
 
 
 def _pruner(settings: TuneSettings, space: Space) -> PrunerName:
+    if len(settings.objectives) > 1 or settings.objectives[0].metric == LATENCY:
+        return "none"  # of several, none tells who is hopeless; latency is the same after every epoch
     if settings.pruner != "auto":
         return settings.pruner
     is_frozen = settings.freeze == "backbone" and "freeze" not in space
-    return "none" if is_frozen or len(settings.objectives) > 1 else "asha"
+    return "none" if is_frozen else "asha"
 
 
 def _posts(settings: TuneSettings, num_trials: int, environment: Environment) -> list[Post]:
@@ -279,14 +268,6 @@ def _looks_at_test(settings: TuneSettings) -> bool:
     return any(objective.is_of_test for objective in settings.objectives)
 
 
-def _owner(folder: Path) -> str:
-    """Who runs trials in this checkpoint folder, also when it goes on on another machine."""
-    path = folder / OWNER_FILE
-    if not path.exists():
-        files.write_text(path, uuid.uuid4().hex)
-    return path.read_text()
-
-
 def _why_none(trials: Sequence[Trial]) -> str:
     """Why no trial is complete."""
     if not trials:
@@ -295,13 +276,6 @@ def _why_none(trials: Sequence[Trial]) -> str:
     first = f"; the first one's reason: {reasons[0]}" if reasons else ""
     what = "failed" if len(reasons) == len(trials) else "failed or were ended early"
     return f"all of {len(trials)} trials {what}{first}"
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
 
 
 def _summarise(

@@ -17,12 +17,17 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from serving.errors import ConfigError
+
 SamplerName = Literal["tpe", "random", "grid"]
 
 INSTEAD_OF: Final = "instead_of"
 """Attribute of a trial that is handed out for one whose machine died: the number of that one."""
 GRID_POINTS: Final = 5
 """Of a range of numbers, evenly spread on its scale, both ends among them."""
+
+
+MAX_COMBINATIONS: Final = 100_000
 
 
 class SeededSampler(BaseSampler):
@@ -82,8 +87,18 @@ def shown(trials: Sequence[FrozenTrial], number: int, lag: int) -> list[FrozenTr
 
 
 def grid(distributions: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """All combinations of the values that a grid has for each setting."""
+    """All combinations of the values that a grid has for each setting.
+
+    Raises:
+        ConfigError: They are too many to be gone through.
+    """
     values = [_values(distribution) for distribution in distributions.values()]
+    count = math.prod(map(len, values))
+    if count > MAX_COMBINATIONS:
+        raise ConfigError(
+            f"--sampler grid has {count} combinations, expected at most {MAX_COMBINATIONS}: use --sampler random, or "
+            "a smaller space"
+        )
     return [dict(zip(distributions, combination, strict=True)) for combination in itertools.product(*values)]
 
 

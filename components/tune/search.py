@@ -9,15 +9,16 @@ from typing import Final
 
 from components.train.metrics import EpochResult
 from components.train.settings import TrainSettings
-from components.tune import worker
+from components.tune import remains
 from components.tune.board import Board
 from components.tune.ground import Ground
+from components.tune.messages import Done, Epoch, Failed, Message, Task
 from components.tune.objective import Objective
 from components.tune.pool import Pool
 from components.tune.settings import TuneSettings
 from components.tune.study import Asked, Ended, Study
 from components.tune.trials import Trial, chosen
-from components.tune.worker import Done, Epoch, Failed, Message, Task
+from components.tune.worker import why
 from serving.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Search:
 
     def folder_of(self, number: int) -> Path:
         """Where a trial leaves its checkpoints and what it learnt."""
-        return trial_folder(self._folder, number)
+        return remains.folder_of(self._folder, number)
 
     def _may_begin(self) -> bool:
         if len(self._running) >= self._pool.size:
@@ -134,8 +135,10 @@ class Search:
             except (DataError, OSError):
                 raise
             except Exception as error:  # memory ran out, a graph cannot be exported: others may do better
+                if settings.foundation == self._settings.of_trial({}).foundation:
+                    raise  # of all trials: nothing is recorded, and the search goes on when it is mended
                 self._running[asked.number] = _Running(asked, settings)
-                self._fail(Failed(asked.number, worker.why(error, asked.number)))
+                self._fail(Failed(asked.number, why(error, asked.number)))
                 return
         self._ground.count(settings)
         self._running[asked.number] = _Running(asked, settings)
@@ -193,19 +196,17 @@ class Search:
 
     def _tell(self, number: int, ended: Ended) -> None:
         self._running.pop(number)
-        self._study.tell(number, ended)
-        worker.forget_checkpoints(self.folder_of(number))
+        is_own = self._study.tell(number, ended)
+        remains.forget_checkpoints(self.folder_of(number))
         trials = self._study.trials()
         kept = {trial.number for trial in chosen(trials, self._objectives)} | self._running.keys()
         for trial in trials:
             if trial.number not in kept and trial.state != "running":
-                worker.forget(self.folder_of(trial.number))
-        self._board.ended(number, trials)
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    """Of one trial."""
-    return folder / f"{number:05d}"
+                remains.forget(self.folder_of(trial.number))
+        if is_own:
+            self._board.ended(number, trials)
+        else:
+            self._board.lost(number)
 
 
 def _epochs_s(history: Sequence[EpochResult]) -> float:

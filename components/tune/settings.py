@@ -43,7 +43,9 @@ class TuneSettings(TrainSettings):
     parallel_trials: int | None = setting(
         None, help="trials at once, a process each; default: one for each GPU, else one for each CPU", ge=1
     )
-    search_time_limit: float | None = setting(None, help="start no trial after so long", unit="s", gt=0)
+    search_time_limit: float | None = setting(
+        None, help="start no trial after so long; counts from each start", unit="s", gt=0
+    )
     search_patience: int | None = setting(
         None, help="stop after so many trials without a better one", unit="trials", ge=1
     )

@@ -281,7 +281,7 @@ def _value(held: Any, entry: SettingDoc, where: str) -> Value:
         return _whole(found, where, entry.expected)
     if kind is float:
         return _number(found, where, entry.expected)
-    if kind is bool and found in {True, False, "true", "false"}:
+    if kind is bool and isinstance(found, bool | str) and found in {True, False, "true", "false"}:
         return found in {True, "true"}
     if kind is str and isinstance(found, str):
         return found

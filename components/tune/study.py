@@ -167,8 +167,8 @@ class Study:
         ]
         return pruner.is_hopeless(self._pruner, self._objective, epoch, value, others)
 
-    def tell(self, number: int, ended: Ended) -> None:
-        """Take in how a trial ended."""
+    def tell(self, number: int, ended: Ended) -> bool:
+        """Take in how a trial ended; returns whether it still was this machine's."""
         trial = self._running.pop(number)
         outcome = {
             "state": ended.state,
@@ -183,6 +183,8 @@ class Study:
             self._end(trial, list(ended.values) or None, states[ended.state])
         except UpdateFinishedTrialError:
             self._lose(trial)
+            return False
+        return True
 
     def look_after_others(self) -> None:
         """Queue again what machines left that are dead by now."""

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from components.train.graph import Graph
+from components.train.learn import dtype_of
 from components.train.metrics import EpochResult, accuracy, cross_entropy
 from components.train.prepare import Prepared
 from components.train.publish import publish
 from components.train.settings import TrainSettings
 from components.train.workplace import Workplace
-from components.tune import worker
+from components.tune import remains
 from components.tune.ground import Ground
+from components.tune.messages import Task
+from components.tune.training import train_trial
 from components.tune.trials import Trial
-from components.tune.worker import Task
 from serving import files
 from serving.bundle import ONNX_MODEL
 from serving.engines import Logits
@@ -28,9 +31,9 @@ from serving.machine import num_cpus
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE: Final = 32
-TOLERANCE: Final = 1e-2
-"""Of valid_loss: what comes of features and of whole pictures differs in the last digits of float32, or is not the same
-network. With bfloat16 the digits are fewer; see `components.train.settings`."""
+TOLERANCES: Final = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
+"""Of valid_loss, by what trials computed in: what comes of features and of whole pictures differs in the last digits,
+or is not the same network."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class Winner:
         self._logits = _infer(self._prepared, self._workplace)
         found = Score(cross_entropy(self._logits, valid.targets), accuracy(self._logits, valid.targets))
         expected = min(result.valid_loss for result in self._history)
-        if abs(found.valid_loss - expected) > TOLERANCE * max(1.0, expected):
+        if abs(found.valid_loss - expected) > TOLERANCES[dtype_of(self._settings, self._workplace.world)] * max(
+            1.0, expected
+        ):
             raise EngineError(
                 f"the winner's valid_loss is {found.valid_loss:.6f} through the whole network and was {expected:.6f} "
                 "in its trial: please report it with the log"
@@ -89,11 +94,11 @@ def _put_together(
 ) -> tuple[Prepared, tuple[EpochResult, ...]]:
     prepared = ground.of(settings)
     learner = prepared.new_learner(settings)
-    history = worker.read_history(folder)
-    if not (history and worker.load_learnt(learner, folder)):
+    history = remains.read_history(folder)
+    if not (history and remains.load_learnt(learner, folder)):
         logger.info("trial %d was run by another machine: it is run once more, for its weights", trial.number)
         task = Task(trial.number, settings, folder)
-        run, _ = worker.train_trial(task, prepared, workplace.world, lambda _: True)
+        run, _ = train_trial(task, prepared, workplace.world, lambda _: True)
         learner, history = run.learner, tuple(run.history)
         learner.load_state_dict(run.best_state, strict=False)
     if prepared.inputs.are_features:

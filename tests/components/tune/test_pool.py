@@ -13,8 +13,10 @@ import torch
 
 from components.environment import Environment
 from components.train.settings import TrainSettings
+from components.tune.messages import Done, Epoch, Failed, Message, Task
 from components.tune.pool import Pool
-from components.tune.worker import Done, Epoch, Failed, Message, Post, Task, read_history
+from components.tune.remains import read_history
+from components.tune.worker import Post
 from tests.support.attempts import Place
 from tests.support.engine import ROOT
 from tests.support.folders import write_images

@@ -108,7 +108,7 @@ def test_a_trial_keeps_how_it_ended(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     for _ in range(3):
         ask(study)
-    study.tell(0, complete(0.5))
+    assert study.tell(0, complete(0.5))
     study.tell(1, Ended("pruned", (), (0.5,), 2.0, "hopeless"))
     study.tell(2, Ended("failed", (), (), 0.0, "no memory"))
     ends = [(trial.state, trial.values, trial.losses, trial.seconds, trial.reason) for trial in study.trials()]
@@ -212,8 +212,8 @@ def test_a_machine_that_comes_back_too_late_finds_its_trial_taken(
     kill(other, tmp_path)
     other.look_after_others()
     assert late.is_hopeless(0, 1, 0.5)
-    late.tell(0, complete(1.0))
-    late.tell(1, Ended("failed", (), (), 1.0, "no memory"))
+    assert not late.tell(0, complete(1.0))
+    assert not late.tell(1, Ended("failed", (), (), 1.0, "no memory"))
     assert returned.ask(3) is None
     assert other.trials() == []
     assert [ask(other, 3).number for _ in range(3)] == [3, 4, 5]
