@@ -1,6 +1,8 @@
 """Who may import whom: read from the source, so that also imports inside functions count."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,7 @@ HTTP_SIDE = {
     "__main__",
 }
 TORCH = {"torch", "torchvision", "safetensors"}
+OF_A_SEARCH = {f"components.tune.{module}" for module in ("space", "objective", "settings", "trials")}
 CLOUD = {"boto3", "botocore", "docker", "sagemaker", "kubernetes", "kfp"}
 
 
@@ -103,3 +106,34 @@ def test_the_training_loop_names_no_observer(path: Path) -> None:
 def test_training_imports_neither_of_its_drivers(path: Path) -> None:
     if name(path).startswith("components/train/"):
         assert not [module for module in imported(path) if module.startswith(("components.tune", "components.profile"))]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_optuna_is_imported_below_tune_alone(path: Path) -> None:
+    if not name(path).startswith("components/tune/"):
+        assert "optuna" not in roots(imported(path))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_driver_is_imported_by_what_stands_beside_it_for_its_space_alone(path: Path) -> None:
+    """Launchers and pages read search spaces, objectives and trials; what searches is a stage's own."""
+    if name(path).startswith("components/tune/"):
+        return
+    found = {module for module in imported(path) if module.startswith("components.tune.")}
+    assert {".".join(module.split(".")[:3]) for module in found} <= OF_A_SEARCH
+
+
+def test_tune_is_a_driver_of_train() -> None:
+    of_tune = [imported(path) for path in SOURCES if name(path).startswith("components/tune/")]
+    assert any("components.train.loop" in modules for modules in of_tune)
+    assert any("optuna" in modules for modules in of_tune)
+
+
+@pytest.mark.parametrize("module", ["space", "objective", "settings", "trials"])
+def test_what_launchers_read_of_a_search_needs_neither_torch_nor_optuna(module: str) -> None:
+    code = (
+        f"import sys, components.tune.{module}, components.aws.ranges, components.kubeflow.katib\n"
+        "sys.exit(', '.join({'torch', 'optuna', 'boto3'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -60,7 +60,9 @@ class Board:
     def pause(self) -> None:
         """Leave the terminal to others for a while."""
         if self._live is not None:
+            above = sys.stdout
             self._live.stop()
+            _redirect_log(above, sys.stdout)
             self._live = None
 
     def _say(self, text: str) -> None:
@@ -73,8 +75,10 @@ class Board:
         if self._console is None:
             return
         if self._live is None:
+            terminal = sys.stdout
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
+            self._live.start()  # what is written to sys.stdout from here on comes to stand above the table
+            _redirect_log(terminal, sys.stdout)
         self._live.update(self._table(), refresh=True)
 
     def _table(self) -> Table:
@@ -120,6 +124,13 @@ def line(number: int, trials: Sequence[Trial], objectives: Sequence[Objective]) 
     parts += [f"seconds={trial.seconds:.2f}", f"share={trial.seconds / total_s if total_s else 0:.3f}"]
     parts += [f"{name}={_text(value)}" for name, value in trial.parameters.items()]
     return " ".join(parts) + (f" reason: {trial.reason}" if trial.reason else "")
+
+
+def _redirect_log(before: TextIO, now: TextIO) -> None:
+    """Lines of the log go where `sys.stdout` goes; else the table would be drawn over them."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+            handler.setStream(now)
 
 
 def _shown(parameters: Mapping[str, Value], names: Sequence[str]) -> list[str]:

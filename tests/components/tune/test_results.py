@@ -109,7 +109,7 @@ def test_the_table_begins_with_the_columns_of_sagemakers_analytics_and_holds_the
 
 def test_what_sagemaker_has_no_column_for_stands_behind(tmp_path: Path) -> None:
     table = pd.read_csv(write_table(tmp_path, TRIALS, LOSS), keep_default_na=False)
-    own = ["valid_loss", "epochs_done", "seconds", "is_on_front", "reason"]
+    own = ["valid_loss", "epochs_done", "seconds", "epochs_s", "is_on_front", "reason"]
     assert list(table.columns)[-len(own) :] == own
     assert list(table["reason"]) == [found.reason for found in TRIALS]
     assert list(table["is_on_front"]) == [False, False, False, True, False]

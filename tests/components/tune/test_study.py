@@ -62,6 +62,8 @@ def test_what_was_left_unfinished_goes_on_under_its_number_with_what_it_tried(tm
     asked = [ask(study) for _ in range(4)]
     study.tell(1, complete(0.5))
     again = open_study(tmp_path)
+    is_anything_left = again.has_unfinished
+    assert is_anything_left
     assert [trial.state for trial in again.trials()] == ["running", "complete", "running", "running"]
     found = [ask(again) for _ in range(3)]
     assert [one.number for one in found] == [0, 2, 3]

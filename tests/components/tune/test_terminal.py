@@ -18,6 +18,8 @@ from tests.support.searches import LR, SMALL, rows
 
 HIDDEN, SHOWN = b"\x1b[?25l", b"\x1b[?25h"
 """What hides and shows the cursor."""
+ERASE: Final = b"\x1b[2K"
+"""What empties a line of the terminal."""
 ENDLESS: Final = ("--trials", "100000")
 
 
@@ -109,6 +111,15 @@ def test_a_table_is_alive_while_trials_run_and_gone_when_they_are_over(
     assert "│" not in after, "the table is left behind"
     assert "best hyperparameters: " in after
     assert len(rows(tmp_path / "out")) == 3
+
+
+def test_lines_of_the_log_stand_above_the_table(start: Callable[..., Terminal]) -> None:
+    terminal = start(*ENDLESS, "--search-time-limit", "1")
+    assert terminal.end() == 0
+    (line,) = [line for line in terminal.written.split(b"\r\n") if b"search time limit: 1 s are over" in line]
+    since_erased = line.rpartition(ERASE)[2]
+    assert since_erased.decode() == "search time limit: 1 s are over, no more trials are begun"
+    assert has_cursor(terminal.written)
 
 
 def test_ctrl_c_leaves_a_cursor_and_says_how_to_go_on(start: Callable[..., Terminal]) -> None:
