@@ -32,6 +32,7 @@ class Place:
 
     root: Path
     data: Path
+    name: str = "out"
 
     def command(self, *flags: str) -> list[str]:
         """Its flags."""
@@ -41,12 +42,12 @@ class Place:
     @property
     def output(self) -> Path:
         """Where its results are."""
-        return self.root / "out"
+        return self.root / self.name
 
     @property
     def checkpoints(self) -> Path:
         """Where its study is."""
-        return self.root / "out.checkpoints"
+        return self.root / f"{self.name}.checkpoints"
 
     def best(self) -> dict[str, str]:
         """What it wrote in the end."""
