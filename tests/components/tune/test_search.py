@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from optuna.trial import TrialState
 
 from components.tune.board import Board
 from components.tune.distributions import to_optuna
@@ -47,15 +48,10 @@ class Pool:
         if self.is_takes_away:
             self.is_takes_away = False
             trial = self.study._running[self.tasks[-1].number]
-            self.study._study._storage.set_trial_state_values(trial._trial_id, state=optuna_failed())
+            self.study._study._storage.set_trial_state_values(
+                trial._trial_id, state=TrialState.FAIL
+            )  # as another machine does
         yield Failed(self.tasks[-1].number, "it did not learn")
-
-
-def optuna_failed() -> object:
-    """As another machine marks a trial that it takes over."""
-    from optuna.trial import TrialState
-
-    return TrialState.FAIL
 
 
 def test_a_trial_that_another_machine_took_over_leaves_no_line_and_the_search_goes_on(
