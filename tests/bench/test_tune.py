@@ -60,7 +60,7 @@ def judged(usual_s: float | None, cold: Search, warm: Search, *apart: float) -> 
 def test_the_table_that_a_search_writes_is_read(tmp_path: Path) -> None:
     trials = [make_trial(0, 1.5), make_trial(1, None, elapsed_s=0.5, epochs=2)]
     rows = searches.read_table(write_table(tmp_path, trials, [Objective("valid_loss", "minimize")]).read_text())
-    assert rows[0] == Row(0, "Completed", {"lr": "0.001", "batch_size": "16"}, 1.5, 2.0, 1.8, 1.75, 4)
+    assert rows[0] == Row(0, "Completed", {"lr": "0.001", "batch-size": "16"}, 1.5, 2.0, 1.8, 1.75, 4)
     assert (rows[1].valid_loss, rows[1].elapsed_s, rows[1].epochs, rows[1].status) == (None, 0.5, 2, "Stopped")
 
 
