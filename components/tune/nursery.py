@@ -9,7 +9,8 @@ from typing import Final
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
 """For workers' processes and pipes."""
-LOADED: Final = ("components.tune.worker",)
+LOADED: Final = ("components.tune.worker", "torch._dynamo")
+"""torch's compiler too: its optimizers load it, 3.6 s for the first trial of each worker."""
 
 
 def prepare() -> None:
