@@ -4,14 +4,17 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from components.environment import stop_signal
 from components.model import parameter_groups
 from components.train.augment import Mixing
+from components.train.checkpoint import Checkpoints
 from components.train.ema import Average
 from components.train.features import hash_head
 from components.train.loop import Observer, Run
@@ -39,6 +42,26 @@ def new_run(prepared: Prepared, settings: TrainSettings, learner: nn.Module, wor
     plan = _plan(settings, prepared.inputs.train, len(prepared.labels), world)
     average = Average(learner, settings.ema) if settings.ema else None
     return Run(learner, _optimizer(learner, settings), plan, world, average)
+
+
+def begun_or_resumed(
+    prepared: Prepared, settings: TrainSettings, learner: nn.Module, world: World, folder: Path
+) -> tuple[Run, Checkpoints]:
+    """A training where its newest checkpoint in `folder` left it, or before its first step.
+
+    Returns:
+        The run, and the observer that saves it, which is to be the last of its observers.
+    """
+    run = new_run(prepared, settings, learner, world)
+    checkpoints = Checkpoints(
+        folder,
+        identity(prepared, settings, learner),
+        interval_s=settings.checkpoint_interval_s,
+        stop_signal=stop_signal,
+        facts=facts(settings, world),
+    )
+    checkpoints.resume(run)
+    return run, checkpoints
 
 
 def may_stop(settings: TrainSettings) -> list[Observer]:

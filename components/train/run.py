@@ -7,10 +7,9 @@ import torch
 
 from components import folders
 from components.cache import Cache, default_folder
-from components.environment import Environment, stop_signal
+from components.environment import Environment
 from components.progress import Progress
-from components.train.checkpoint import Checkpoints
-from components.train.learn import facts, identity, may_stop, new_run
+from components.train.learn import begun_or_resumed, may_stop
 from components.train.loop import Observer, Run, fit, infer
 from components.train.observers import BatchProgress, EpochLog
 from components.train.prepare import Prepared, prepare
@@ -73,15 +72,7 @@ def _train(settings: TrainSettings, environment: Environment, world: World, prog
 
 def _learn(prepared: Prepared, settings: TrainSettings, place: "_Folders", world: World, progress: Progress) -> Run:
     """Train what was prepared; its network ends with the best epoch's weights."""
-    run = new_run(prepared, settings, prepared.learner, world)
-    checkpoints = Checkpoints(
-        place.checkpoints,
-        identity(prepared, settings, run.learner),
-        interval_s=settings.checkpoint_interval_s,
-        stop_signal=stop_signal,
-        facts=facts(settings, world),
-    )
-    checkpoints.resume(run)
+    run, checkpoints = begun_or_resumed(prepared, settings, prepared.learner, world, place.checkpoints)
     observers: list[Observer] = [EpochLog(place.output), BatchProgress(progress)]
     observers += [TensorBoard(place.output / "tensorboard")] if settings.tensorboard and world.is_leader else []
     fit(run, prepared.inputs.train, prepared.inputs.valid, [*observers, *may_stop(settings), checkpoints])

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-from components.environment import stop_signal
-from components.train.checkpoint import Checkpoints
-from components.train.learn import facts, identity, may_stop, new_run
+from components.train.learn import begun_or_resumed, may_stop
 from components.train.loop import Observer, Run, evaluate, fit
 from components.train.metrics import EpochResult
 from components.train.prepare import Prepared
@@ -25,15 +23,7 @@ def train_trial(
         UserError: The loss is not finite, or memory does not hold a step.
     """
     settings = task.settings
-    run = new_run(prepared, settings, prepared.new_learner(settings), world)
-    checkpoints = Checkpoints(
-        task.folder,
-        identity(prepared, settings, run.learner),
-        interval_s=settings.checkpoint_interval_s,
-        stop_signal=stop_signal,
-        facts=facts(settings, world),
-    )
-    checkpoints.resume(run)
+    run, checkpoints = begun_or_resumed(prepared, settings, prepared.new_learner(settings), world, task.folder)
     for result in run.history:
         run.is_stopped |= not may_go_on(result)
     observers = [_Relay(may_go_on), *may_stop(settings), checkpoints]

@@ -39,6 +39,24 @@ def cut(folder: Path, count: int, photos: list[Image.Image], seed: int = 0) -> P
     return folder
 
 
+def materials(folder: Path, count: int, photos: Path | None) -> tuple[Path, Path]:
+    """What benchmarks of trainings begin with.
+
+    Returns:
+        Folder of the cut pictures, file of the weights of a random ResNet-18.
+    """
+    import torch  # the server's benchmarks cut pictures where there is none
+    from safetensors.torch import save_file
+    from torchvision import models
+
+    print(f"cutting {count} pictures of {SIZE[0]} x {SIZE[1]} px", flush=True)
+    data = cut(folder / "data", count, photographs(photos))
+    torch.manual_seed(0)
+    weights = folder / "resnet18.safetensors"
+    save_file(models.resnet18().state_dict(), weights)
+    return data, weights
+
+
 def jpegs(count: int, photos: list[Image.Image], seed: int = 0) -> list[bytes]:
     """Such parts as files in memory, as a camera compresses them."""
     generator = np.random.default_rng(seed)

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torchvision import models
 
 from tests.bench import agreement, loader, pictures
 
@@ -94,11 +92,7 @@ def main() -> None:
     loader.report()
     with tempfile.TemporaryDirectory(prefix="kennel-bench-") as made:
         folder = Path(made)
-        print(f"cutting {given.pictures} pictures of {pictures.SIZE[0]} x {pictures.SIZE[1]} px", flush=True)
-        data = pictures.cut(folder / "data", given.pictures, pictures.photographs(given.photos))
-        torch.manual_seed(0)
-        weights = folder / "resnet18.safetensors"
-        save_file(models.resnet18().state_dict(), weights)
+        data, weights = pictures.materials(folder, given.pictures, given.photos)
         compare(data, weights, folder / "kennel", given.epochs)
 
 

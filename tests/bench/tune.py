@@ -18,10 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import torch
-from safetensors.torch import save_file
-from torchvision import models
-
 from serving.machine import num_cpus
 from tests.bench import agreement, baselines, pictures, searches
 from tests.bench.searches import Pruning, Search
@@ -101,11 +97,7 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="kennel-bench-") as made:
         folder = Path(made)
-        print(f"cutting {given.pictures} pictures of {pictures.SIZE[0]} x {pictures.SIZE[1]} px", flush=True)
-        data = pictures.cut(folder / "data", given.pictures, pictures.photographs(given.photos))
-        torch.manual_seed(0)
-        weights = folder / "resnet18.safetensors"
-        save_file(models.resnet18().state_dict(), weights)
+        data, weights = pictures.materials(folder, given.pictures, given.photos)
         result = measure(Bench(folder, data, weights), given, chosen)
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n")
