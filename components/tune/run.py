@@ -167,7 +167,7 @@ class _Run:
                     f"valid loss through the whole network; valid accuracy {percent(score.valid_accuracy)}",
                 )
             )
-        if saved_s >= 1:
+        if features_s >= 1 and saved_s > 0:
             facts.append(
                 Card("Saved by the cache", duration(saved_s), f"features were computed once, in {duration(features_s)}")
             )
@@ -296,7 +296,7 @@ def _summarise(
     for name, chosen_value in best.parameters.items():
         logger.info("best: %s %s", name.replace("_", "-"), chosen_value)
     logger.info("the best, whole network: valid_loss=%.6f valid_accuracy=%.4f", score.valid_loss, score.valid_accuracy)
-    if ground.saved_s >= 1:
+    if ground.features_s >= 1 and ground.saved_s > 0:  # else they came from the cache
         logger.info(
             "features: computed once, in %s; trials were spared %s",
             duration(ground.features_s),
